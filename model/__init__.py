@@ -1,0 +1,1 @@
+"""Networks, tasks, measures, and the loop that trains them."""
