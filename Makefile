@@ -1,0 +1,43 @@
+# Every target does its own set-up: .venv is made when missing, or when pyproject.toml or constraints.txt changed.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help .venv search smoke test test-slow lint format bench
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv: $(INSTALLED)  ## the Python environment alone
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: crosstie needs Python 3.11 or newer, $(PYTHON) is %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "Installing into .venv (some minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+search: $(INSTALLED)  ## search easy-VQA: hyperparameters, placement, confirmation; about ten minutes on two cores
+	@$(BIN)/python nas/run_search.py easy_vqa_search
+
+smoke: $(INSTALLED)  ## the same search with small numbers: about a minute
+	@$(BIN)/python nas/run_search.py smoke
+
+test: $(INSTALLED)  ## the tests, under ten minutes
+	@$(BIN)/pytest -q -m "not slow"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes each
+	@$(BIN)/pytest -q -m slow
+
+lint: $(INSTALLED)  ## formatting, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+format: $(INSTALLED)  ## rewrite the files as lint wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## measurements, tests/benchmarks/
+	@$(BIN)/pytest -q -s --timeout 0 tests/benchmarks

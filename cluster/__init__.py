@@ -1,0 +1,1 @@
+"""Where work runs: one function that starts or joins Ray, and the files that describe clusters."""

@@ -1,0 +1,1 @@
+"""What to try, what it was worth, and what we learnt."""
