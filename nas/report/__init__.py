@@ -1,0 +1,1 @@
+"""Trials in, findings out: figures, tables, one page, TensorBoard."""

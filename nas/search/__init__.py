@@ -1,0 +1,1 @@
+"""A stage of the search: what is tried, judged, recorded and resumed."""
