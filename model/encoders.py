@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model import torchvision_guard  # noqa: F401  (must come before timm and transformers)
 from model.network_config import TextEncoderConfig, VisionEncoderConfig
@@ -230,13 +229,3 @@ def attends(mask_BT: Tensor) -> Tensor:
     """The attention mask [B, 1, 1, T] of a text mask [B, T] (True = a token, False = padding)."""
     return mask_BT[:, None, None, :]
 
-
-def pool_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """The mean of the valid tokens, [B, D]."""
-    weights_BT1 = mask_BT.unsqueeze(-1).to(x_BTD.dtype)
-    return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
-
-
-def cosine_scores(queries_BD: Tensor, keys_ND: Tensor) -> Tensor:
-    """Cosine of every query with every key, [B, N]."""
-    return F.normalize(queries_BD, dim=-1) @ F.normalize(keys_ND, dim=-1).T

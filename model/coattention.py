@@ -1,0 +1,121 @@
+"""The co-attention layer (a tie): text attends to vision and vision to text, in parallel.
+
+After ViLBERT (Lu et al. 2019, section 3.1): each side's queries read the other side's keys and values,
+then a feed-forward layer follows. A layer is made of two half-blocks, one a stream, so that halves can be
+shared between placements (a supernet). We depart from ViLBERT in the norms (pre-norm on both sides, which
+leaves the streams' own residuals untouched) and in the gate: what a half-block adds is multiplied by a
+per-channel gate that starts at zero, so that a newly inserted layer is exactly the identity.
+
+Shapes: B rows, T tokens of the attending stream, S tokens of the attended one, D a stream's width,
+H heads, K features a head (H * K = the layer's own width).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.network_config import CoAttentionConfig
+
+# Adam moves a parameter by about the learning rate a step whatever its gradient, so a gate that starts
+# at zero would need a thousand steps at 1e-3 to open; stored divided by this it needs a hundred.
+GATE_SCALE = 10.0
+
+
+class Gate(nn.Module):
+    """Multiplies [..., D] by a learnt vector that starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.opening_D = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (GATE_SCALE * self.opening_D)
+
+
+class CoAttentionHalfBlock(nn.Module):
+    """One stream's side of a co-attention layer.
+
+    `attends`: this stream reads the other one (it has queries, an output projection and a feed-forward
+    layer). `is_attended`: the other stream reads this one (it has keys and values). A side that does
+    neither has no parameters, so that a one-directional layer holds nothing that gets no gradient.
+    """
+
+    def __init__(self, width: int, config: CoAttentionConfig, *, attends: bool, is_attended: bool) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(
+                f"coattention.width={config.width} must be a multiple of coattention.heads={config.heads}"
+            )
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.norm = nn.LayerNorm(width)
+        if is_attended:
+            self.keys_values = nn.Linear(width, 2 * config.width)
+        if attends:
+            hidden = width * config.feedforward_ratio
+            self.queries = nn.Linear(width, config.width)
+            self.output = nn.Linear(config.width, width)
+            self.feedforward = nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            )
+            self.attention_gate = Gate(width) if config.gated else nn.Identity()
+            self.feedforward_gate = Gate(width) if config.gated else nn.Identity()
+
+    def read_from(self, normed_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, S, K] that the other stream reads."""
+        keys, values = self.keys_values(normed_BSD).chunk(2, dim=-1)
+        return self._heads(keys), self._heads(values)
+
+    def attend(
+        self,
+        x_BTD: Tensor,
+        normed_BTD: Tensor,
+        keys_BHSK: Tensor,
+        values_BHSK: Tensor,
+        attends_B11S: Tensor | None,
+    ) -> Tensor:
+        """The stream [B, T, D] after it has read the other stream's keys and values."""
+        queries_BHTK = self._heads(self.queries(normed_BTD))
+        read_BHTK = F.scaled_dot_product_attention(
+            queries_BHTK,
+            keys_BHSK,
+            values_BHSK,
+            attn_mask=attends_B11S,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        read_BTW = read_BHTK.transpose(1, 2).flatten(2)
+        x_BTD = x_BTD + self._drop(self.attention_gate(self.output(read_BTW)))
+        return x_BTD + self._drop(self.feedforward_gate(self.feedforward(x_BTD)))
+
+    def _heads(self, x_BTW: Tensor) -> Tensor:
+        return x_BTW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class CoAttentionBlock(nn.Module):
+    """A co-attention layer: a text half-block and a vision half-block that read each other."""
+
+    def __init__(self, text_width: int, vision_width: int, config: CoAttentionConfig) -> None:
+        super().__init__()
+        self.text_reads = config.direction != "vision_from_text"
+        self.vision_reads = config.direction != "text_from_vision"
+        self.text = CoAttentionHalfBlock(
+            text_width, config, attends=self.text_reads, is_attended=self.vision_reads
+        )
+        self.vision = CoAttentionHalfBlock(
+            vision_width, config, attends=self.vision_reads, is_attended=self.text_reads
+        )
+
+    def forward(self, text_BTD: Tensor, vision_BND: Tensor, attends_B11T: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams after they have read each other; padded text is never read."""
+        text_normed, vision_normed = self.text.norm(text_BTD), self.vision.norm(vision_BND)
+        new_text, new_vision = text_BTD, vision_BND
+        if self.text_reads:
+            new_text = self.text.attend(text_BTD, text_normed, *self.vision.read_from(vision_normed), None)
+        if self.vision_reads:
+            new_vision = self.vision.attend(
+                vision_BND, vision_normed, *self.text.read_from(text_normed), attends_B11T
+            )
+        return new_text, new_vision

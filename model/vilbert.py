@@ -1,0 +1,151 @@
+"""Two streams, run block by block through a placement of co-attention layers.
+
+Shapes: B rows, T text tokens, N image tokens, D_t and D_v the streams' widths, L = depth + 1 taps.
+Tap l is the state that block l reads, after every co-attention layer at position l; the last tap is the
+stream's output. So the first effect of a layer at position i shows at tap i.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.coattention import CoAttentionBlock
+from model.encoders import TextEncoder, VisionEncoder, attends, build_text_encoder, build_vision_encoder
+from model.network_config import NetworkConfig
+from model.placement import Placement
+
+Pooling = Literal["cls", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStreamOutput:
+    """What a forward pass leaves; a stream that the network has not is None.
+
+    text_BTD, vision_BND: the streams' last states, after their closing norms.
+    text_taps_BLD, vision_taps_BLD: pooled states of every tap, when they were asked for.
+    """
+
+    text_BTD: Tensor | None = None
+    vision_BND: Tensor | None = None
+    text_taps_BLD: Tensor | None = None
+    vision_taps_BLD: Tensor | None = None
+
+    @property
+    def text_cls_BD(self) -> Tensor:
+        if self.text_BTD is None:
+            raise ValueError("this network has no text stream")
+        return self.text_BTD[:, 0]
+
+    @property
+    def vision_cls_BD(self) -> Tensor:
+        if self.vision_BND is None:
+            raise ValueError("this network has no vision stream")
+        return self.vision_BND[:, 0]
+
+
+class TwoStream(nn.Module):
+    """A text and a vision encoder joined by the co-attention layers of a placement.
+
+    Raises:
+        ValueError: the placement names a layer beyond a stream's depth.
+    """
+
+    def __init__(
+        self, text: TextEncoder | None, vision: VisionEncoder | None, placement: Placement, config: NetworkConfig
+    ) -> None:
+        super().__init__()
+        self.text = text
+        self.vision = vision
+        self.placement = placement
+        self.coattention = nn.ModuleList()
+        if text is not None and vision is not None:
+            placement.check(text_depth=text.depth, vision_depth=vision.depth)
+            self.coattention.extend(
+                CoAttentionBlock(text.width, vision.width, config.coattention) for _ in placement.pairs
+            )
+
+    def forward(
+        self,
+        token_ids_BT: Tensor,
+        text_mask_BT: Tensor,
+        images_BCHW: Tensor,
+        *,
+        masked_patches_BN: Tensor | None = None,
+        mask_token_D: Tensor | None = None,
+        taps: Pooling | None = None,
+    ) -> TwoStreamOutput:
+        """Runs both streams; `taps` asks for the pooled state of every tap."""
+        text = None if self.text is None else self.text.embed(token_ids_BT)
+        vision = None
+        if self.vision is not None:
+            vision = self.vision.embed(images_BCHW, masked_BN=masked_patches_BN, mask_token_D=mask_token_D)
+        return self.run(text, vision, text_mask_BT, taps=taps)
+
+    def run(
+        self, text: Tensor | None, vision: Tensor | None, text_mask_BT: Tensor, *, taps: Pooling | None = None
+    ) -> TwoStreamOutput:
+        """Both streams from their embeddings to their outputs."""
+        mask = attends(text_mask_BT)
+        text_taps: list[Tensor] = []
+        vision_taps: list[Tensor] = []
+        text_at = vision_at = 0
+
+        def run_text_to(layer: int) -> None:
+            nonlocal text, text_at
+            while self.text is not None and text is not None and text_at < layer:
+                if taps:
+                    text_taps.append(_pool(text, text_mask_BT, taps))
+                text = self.text.run_block(text_at, text, mask)
+                text_at += 1
+
+        def run_vision_to(layer: int) -> None:
+            nonlocal vision, vision_at
+            while self.vision is not None and vision is not None and vision_at < layer:
+                if taps:
+                    vision_taps.append(_pool(vision, None, taps))
+                vision = self.vision.run_block(vision_at, vision)
+                vision_at += 1
+
+        for (text_layer, vision_layer), tie in zip(self.placement.pairs, self.coattention, strict=True):
+            run_text_to(text_layer)
+            run_vision_to(vision_layer)
+            text, vision = tie(text, vision, mask)
+        if self.text is not None and text is not None:
+            run_text_to(self.text.depth)
+            text = self.text.final(text)
+            text_taps.append(_pool(text, text_mask_BT, taps or "cls"))
+        if self.vision is not None and vision is not None:
+            run_vision_to(self.vision.depth)
+            vision = self.vision.final(vision)
+            vision_taps.append(_pool(vision, None, taps or "cls"))
+        return TwoStreamOutput(
+            text_BTD=text,
+            vision_BND=vision,
+            text_taps_BLD=torch.stack(text_taps, 1) if taps and text_taps else None,
+            vision_taps_BLD=torch.stack(vision_taps, 1) if taps and vision_taps else None,
+        )
+
+
+def build_two_stream(config: NetworkConfig, *, vocabulary_size: int, pad_id: int = 0) -> TwoStream:
+    """The two-stream network of `config`, with fresh co-attention layers.
+
+    Raises:
+        ValueError: the placement does not fit the encoders, or a checkpoint cannot be used.
+    """
+    text = vision = None
+    if config.modality != "vision":
+        text = build_text_encoder(config.text, vocabulary_size=vocabulary_size, pad_id=pad_id)
+    if config.modality != "text":
+        vision = build_vision_encoder(config.vision)
+    return TwoStream(text, vision, config.placement, config)
+
+
+def _pool(x_BTD: Tensor, mask_BT: Tensor | None, pooling: Pooling) -> Tensor:
+    if pooling == "cls":
+        return x_BTD[:, 0]
+    if mask_BT is None:
+        return x_BTD.mean(1)
+    weights_BT1 = mask_BT.unsqueeze(-1).to(x_BTD.dtype)
+    return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)
