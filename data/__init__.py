@@ -1,0 +1,1 @@
+"""Bytes on disk -> batches. Imports nothing else of crosstie."""

@@ -1,0 +1,45 @@
+"""What a network is fed: pictures and texts that belong together.
+
+Shape letters, here and wherever a name ends in them:
+
+    B  rows of a batch            T  tokens of the longest text in that batch
+    C  colour channels (3)        H, W  height and width in pixels
+    N  patches of a picture       R  rows of a split          G  distinct pictures of a split
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextBatch:
+    """Rows of a dataset, ready to be moved to a device. Masks and augmentations are drawn there, not here."""
+
+    images_BCHW: Tensor
+    """uint8, RGB, 0..255; normalising is the vision encoder's business."""
+    token_ids_BT: Tensor
+    """int64; padded to this batch's own longest text."""
+    text_mask_BT: Tensor
+    """bool; True on tokens, False on padding."""
+    labels: dict[str, Tensor]
+    """One int64 tensor [B] for each label column."""
+    ids: list[str]
+    extra: dict[str, list[str]] = field(default_factory=dict)
+    """Columns a source adds for reporting only, e.g. the kind of a question."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> ImageTextBatch:
+        """The same batch with its tensors on `device` (copied without blocking where the device allows it)."""
+        return replace(
+            self,
+            images_BCHW=self.images_BCHW.to(device, non_blocking=True),
+            token_ids_BT=self.token_ids_BT.to(device, non_blocking=True),
+            text_mask_BT=self.text_mask_BT.to(device, non_blocking=True),
+            labels={name: values.to(device, non_blocking=True) for name, values in self.labels.items()},
+        )
