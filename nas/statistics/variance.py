@@ -1,0 +1,75 @@
+"""How much of what trials differ by is the network, and how much is the seed."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceComponents:
+    """Variances of one value: `between` networks and `within` a network (between its seeds).
+
+    `share` is between / (between + within), the intraclass correlation: near 0, a ranking of single runs
+    is noise. `p_value` is that of the F test "all networks are equal". What the data cannot tell (no
+    network ran twice; only one network) is NaN.
+    """
+
+    between: float
+    within: float
+    share: float
+    p_value: float
+    num_networks: int
+    num_values: int
+
+    @property
+    def within_sd(self) -> float:
+        return math.sqrt(self.within)
+
+
+def variance_components(
+    groups: Mapping[str, Sequence[float]] | Iterable[Sequence[float]],
+) -> VarianceComponents:
+    """The variance between and within networks, by one-way random effects; groups may be unequal.
+
+    The analysis-of-variance estimator (Searle, Casella and McCulloch 1992, "Variance Components"):
+    within = MS_within, between = (MS_between - MS_within) / n0 with n0 = (N - sum n_i^2 / N) / (k - 1),
+    cut at 0. `groups` holds the values of each network, one a seed; empty ones are left out.
+
+    Raises:
+        ValueError: a value that is not finite, or no values.
+    """
+    lists = groups.values() if isinstance(groups, Mapping) else groups
+    arrays = [np.asarray(values, dtype=float) for values in lists if len(values)]
+    if not arrays:
+        raise ValueError("variance components need at least one value; got none")
+    everything = np.concatenate(arrays)
+    if not np.isfinite(everything).all():
+        raise ValueError("values must be finite: a failed run has no score, leave it out")
+
+    num_values, num_networks = len(everything), len(arrays)
+    counts = np.array([len(values) for values in arrays])
+    means = np.array([values.mean() for values in arrays])
+    df_between, df_within = num_networks - 1, num_values - num_networks
+
+    within = between = share = p_value = math.nan
+    if df_within:
+        within = float(sum(((v - v.mean()) ** 2).sum() for v in arrays) / df_within)
+    if df_within and df_between:
+        ms_between = float((counts * (means - everything.mean()) ** 2).sum() / df_between)
+        effective_count = (num_values - (counts**2).sum() / num_values) / df_between
+        between = max(0.0, float((ms_between - within) / effective_count))
+        if within > 0:
+            p_value = float(stats.f.sf(ms_between / within, df_between, df_within))
+        if between + within > 0:
+            share = between / (between + within)
+    return VarianceComponents(
+        between=between,
+        within=within,
+        share=share,
+        p_value=p_value,
+        num_networks=num_networks,
+        num_values=num_values,
+    )
