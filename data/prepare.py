@@ -50,7 +50,7 @@ def prepare(
         manifest = write_shards(
             source.rows(path, seed=seed, options=chosen), folder, source=asked, labels=source.labels(chosen)
         )
-    except OSError:
+    except (OSError, ShardError):
         if not (Path(folder) / MANIFEST_NAME).exists():
             raise
         return _existing(Path(folder), asked)  # another process finished the same set first
