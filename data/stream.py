@@ -1,7 +1,8 @@
-"""Shards -> batches, in this process: every distinct picture decoded once, every text tokenised once.
+"""Shards -> batches: decoded once into this process's memory, or streamed by Ray Data.
 
-A split of small pictures lies in memory as uint8 (10,000 at 64 px are 120 MB), so that a batch is a few index
-operations. Splits that do not fit, or many workers, take the Ray Data path at the end of the file.
+`load_split` is the way of a search, where many short trials read one small dataset: a plain loop over memory is 100 times
+as fast as any pipeline. `ray_dataset` and `batches_from_ray` are the way of splits that do not fit into memory and of
+training on many workers; stored bytes travel and are decoded beside the training, in background threads.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,124 +22,16 @@ from torch import Tensor
 
 from data import images
 from data.batch import ImageTextBatch
-from data.manifest import LabelColumn, ShardError
-from data.shards import ShardSet
-from data.text import Tokenizer, bucketed_batches
+from data.decoded_split import DecodedSplit
+from data.manifest import Manifest, ShardError
+from data.shards import ShardSet, open_shards
+from data.text import Tokenizer, pad_ragged
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator, Dataset
 
 CACHE_BYTES = 4 << 30
 """Decoded splits kept for the next trial of this process; the one used longest ago goes first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodedSplit:
-    """A split in memory. Texts are ragged: row r's tokens are `tokens[starts_R[r] : starts_R[r] + lengths_R[r]]`."""
-
-    images_GCHW: Tensor
-    """uint8, each distinct picture once."""
-    image_of_row_R: Tensor
-    tokens: Tensor
-    starts_R: Tensor
-    lengths_R: Tensor
-    labels: dict[str, Tensor]
-    """One int64 tensor [R] for each label column."""
-    label_columns: tuple[LabelColumn, ...]
-    ids: list[str]
-    extra: dict[str, list[str]]
-    pad_id: int
-    text_column: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def num_images(self) -> int:
-        """How many distinct pictures the rows refer to."""
-        return len(torch.unique(self.image_of_row_R))
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        epoch: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = False,
-        bucket: bool = True,
-        first_batch: int = 0,
-    ) -> Iterator[ImageTextBatch]:
-        """One epoch: every row once, in an order that (seed, epoch) alone decide.
-
-        Without `shuffle` rows come in their stored order. `bucket` puts texts of like length together (see
-        `text.bucketed_batches`). `first_batch` goes on in the middle of an epoch without building what came before.
-        """
-        for rows in self._batch_rows(batch_size, seed, epoch, shuffle, drop_last, bucket)[first_batch:]:
-            yield self.batch(rows)
-
-    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
-        """How many batches an epoch has."""
-        return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
-
-    def batch(self, rows: np.ndarray) -> ImageTextBatch:
-        """These rows, in this order, as one batch."""
-        rows_B = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.tokens.device)
-        lengths_B = self.lengths_R[rows_B]
-        position_T = torch.arange(int(lengths_B.max()) if len(rows) else 0, device=self.tokens.device)
-        mask_BT = position_T < lengths_B[:, None]
-        # Padding would read past the end of the last text: let it read its own first token, then overwrite it.
-        where_BT = self.starts_R[rows_B][:, None] + position_T * mask_BT
-        return ImageTextBatch(
-            images_BCHW=self.images_GCHW[self.image_of_row_R[rows_B]],
-            token_ids_BT=self.tokens[where_BT].masked_fill_(~mask_BT, self.pad_id),
-            text_mask_BT=mask_BT,
-            labels={name: values[rows_B] for name, values in self.labels.items()},
-            ids=[self.ids[row] for row in rows],
-            extra={name: [values[row] for row in rows] for name, values in self.extra.items()},
-        )
-
-    def select(self, rows: np.ndarray) -> DecodedSplit:
-        """The split of these rows only, in this order; pictures and tokens are shared, not copied."""
-        rows_R = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.tokens.device)
-        return replace(
-            self,
-            image_of_row_R=self.image_of_row_R[rows_R],
-            starts_R=self.starts_R[rows_R],
-            lengths_R=self.lengths_R[rows_R],
-            labels={name: values[rows_R] for name, values in self.labels.items()},
-            ids=[self.ids[row] for row in rows],
-            extra={name: [values[row] for row in rows] for name, values in self.extra.items()},
-        )
-
-    def rows_with_distinct_images(self, count: int, seed: int) -> DecodedSplit:
-        """`count` rows of which no two show the same picture, drawn by `seed`, in the stored order.
-
-        Alignment measures compare sets of pairs; a picture that came twice would be its own nearest neighbour.
-        Raises ShardError when the split has fewer pictures.
-        """
-        order = np.random.default_rng([seed, len(self)]).permutation(len(self))
-        _, first = np.unique(self.image_of_row_R.cpu().numpy()[order], return_index=True)
-        if len(first) < count:
-            raise ShardError(
-                f"{count} rows with distinct pictures asked for; this split has {len(first)} pictures"
-            )
-        return self.select(np.sort(order[np.sort(first)[:count]]))
-
-    def to(self, device: torch.device | str) -> DecodedSplit:
-        """The split with its tensors on `device`: batches are then built there, without any transfer."""
-        names = ("images_GCHW", "image_of_row_R", "tokens", "starts_R", "lengths_R")
-        moved = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, labels={name: v.to(device) for name, v in self.labels.items()}, **moved)
-
-    def _batch_rows(
-        self, batch_size: int, seed: int, epoch: int, shuffle: bool, drop_last: bool, bucket: bool
-    ) -> list[np.ndarray]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
-        rng = np.random.default_rng([seed, epoch])
-        if shuffle and bucket:
-            return bucketed_batches(self.lengths_R.cpu().numpy(), batch_size, rng, drop_last=drop_last)
-        order = rng.permutation(len(self)) if shuffle else np.arange(len(self))
-        starts = range(0, self.num_batches(batch_size, drop_last=drop_last) * batch_size, batch_size)
-        return [order[start : start + batch_size] for start in starts]
 
 
 def load_split(
@@ -159,21 +53,109 @@ def load_split(
     """
     manifest = shards.manifest
     manifest.counts(split)
-    if text_column not in manifest.text_columns:
-        raise ShardError(f"no text column {text_column!r}; this set has: {', '.join(manifest.text_columns)}")
-    size = image_size or manifest.image_size
-    if not size:
-        raise ShardError("the stored pictures differ in size: say which image_size to decode them to")
+    size = _checked_image_size(manifest, text_column, image_size)
     pictures_key = (manifest.fingerprint, split, limit, size)
     pictures = _cached(("pictures", *pictures_key), lambda: _load_pictures(shards, split, limit, size))
     key = ("split", *pictures_key, text_column, max_length, tokenizer.fingerprint)
-    return _cached(key, lambda: _tokenise(pictures, tokenizer, text_column, max_length, manifest.labels))
+    return _cached(key, lambda: _tokenise(pictures, tokenizer, text_column, max_length, manifest))
 
 
 def clear_cache() -> None:
     """Forgets every split this process has decoded."""
     with _cache_lock:
         _cache.clear()
+
+
+def ray_dataset(folder: str | Path, split: str) -> Dataset:
+    """A split of the shards at `folder` as a Ray dataset of stored rows. Ray must have been started.
+
+    `folder` must be one that every node can read. Raises ShardError as `open_shards` does.
+    """
+    import ray.data
+
+    return ray.data.read_parquet([str(path) for path in open_shards(folder).paths(split)])
+
+
+def batches_from_ray(
+    rows: DataIterator,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    text_column: str = "text",
+    max_length: int = 64,
+    image_size: int = 0,
+    shuffle_rows: int = 0,
+    seed: int = 0,
+    drop_last: bool = False,
+    prefetch_batches: int = 2,
+) -> Iterator[ImageTextBatch]:
+    """Batches of one epoch from this worker's part of a `ray_dataset` (`ray.train.get_dataset_shard(name)`).
+
+    Rows of one picture are stored together: `shuffle_rows` (0: none) is how many rows are held to draw from, by
+    `seed`; give another seed each epoch. Which rows arrive first is Ray's affair, so unlike `load_split` the order is
+    not the same from run to run. Raises as `load_split` does.
+    """
+    from ray.data.collate_fn import ArrowBatchCollateFn
+
+    size = _checked_image_size(manifest, text_column, image_size)
+
+    class Collate(ArrowBatchCollateFn):
+        def __call__(self, batch: pa.Table) -> ImageTextBatch:
+            return batch_from_table(
+                batch, manifest, tokenizer, text_column=text_column, max_length=max_length, image_size=size
+            )
+
+    # An ImageTextBatch passes through untouched; "cpu" keeps Ray from claiming a device for it.
+    batches: Iterable[Any] = rows.iter_torch_batches(
+        batch_size=batch_size,
+        collate_fn=Collate(),
+        device="cpu",
+        drop_last=drop_last,
+        prefetch_batches=prefetch_batches,
+        local_shuffle_buffer_size=max(shuffle_rows, batch_size) if shuffle_rows else None,
+        local_shuffle_seed=seed if shuffle_rows else None,
+    )
+    yield from batches
+
+
+def batch_from_table(
+    table: pa.Table,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    *,
+    text_column: str,
+    max_length: int,
+    image_size: int,
+) -> ImageTextBatch:
+    """Rows as they are stored -> a batch; a picture that several rows share is decoded once."""
+    ids: list[str] = table["id"].to_pylist()
+    stored: list[bytes] = table["image"].to_pylist()
+    decoded: dict[bytes, Tensor] = {}
+    for row_id, picture in zip(ids, stored, strict=True):
+        if picture not in decoded:
+            decoded[picture] = torch.from_numpy(images.decode(picture, size=image_size, name=f"row {row_id}"))
+    token_ids_BT, text_mask_BT = pad_ragged(
+        tokenizer.encode(table[text_column].to_pylist(), max_length), tokenizer.pad_id
+    )
+    return ImageTextBatch(
+        images_BCHW=torch.stack([decoded[picture] for picture in stored]),
+        token_ids_BT=token_ids_BT,
+        text_mask_BT=text_mask_BT,
+        labels={c.name: torch.tensor(table[c.name].to_pylist(), dtype=torch.int64) for c in manifest.labels},
+        ids=ids,
+        extra={name: table[name].to_pylist() for name in manifest.extra_columns},
+    )
+
+
+def _checked_image_size(manifest: Manifest, text_column: str, image_size: int) -> int:
+    """The side to decode pictures to; complains of a text column that is not there as well."""
+    if text_column not in manifest.text_columns:
+        raise ShardError(f"no text column {text_column!r}; this set has: {', '.join(manifest.text_columns)}")
+    size = image_size or manifest.image_size
+    if not size:
+        raise ShardError("the stored pictures differ in size: say which image_size to decode them to")
+    return size
 
 
 @dataclass(frozen=True)
@@ -215,15 +197,14 @@ def _tokenise(
     tokenizer: Tokenizer,
     text_column: str,
     max_length: int,
-    labels: tuple[LabelColumn, ...],
+    manifest: Manifest,
 ) -> DecodedSplit:
-    table = pictures.columns
+    table, labels = pictures.columns, manifest.labels
     texts = table[text_column].combine_chunks().dictionary_encode()  # templated questions repeat: each once
     token_lists = tokenizer.encode(texts.dictionary.to_pylist(), max_length)
     lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     text_of_row = texts.indices.to_numpy(zero_copy_only=False)
-    known = {"id", "split", "group", "caption", "text", *(column.name for column in labels)}
     return DecodedSplit(
         images_GCHW=pictures.images_GCHW,
         image_of_row_R=pictures.image_of_row_R,
@@ -233,7 +214,7 @@ def _tokenise(
         labels={c.name: torch.from_numpy(table[c.name].to_numpy().astype(np.int64)) for c in labels},
         label_columns=labels,
         ids=table["id"].to_pylist(),
-        extra={name: table[name].to_pylist() for name in table.column_names if name not in known},
+        extra={name: table[name].to_pylist() for name in manifest.extra_columns},
         pad_id=tokenizer.pad_id,
         text_column=text_column,
     )
@@ -249,11 +230,11 @@ def _cached(key: tuple, make: Callable[[], Any]) -> Any:
             _cache[key] = make()
         _cache.move_to_end(key)
         value = _cache[key]
-        while len(_cache) > 1 and sum(_nbytes(entry) for entry in _cache.values()) > CACHE_BYTES:
+        while len(_cache) > 1 and _cached_bytes() > CACHE_BYTES:
             _cache.popitem(last=False)
         return value
 
 
-def _nbytes(entry: _Pictures | DecodedSplit) -> int:
-    """Of the pictures alone, which outweigh the rest; a split shares them with its _Pictures, so it counts nothing."""
-    return entry.images_GCHW.nbytes if isinstance(entry, _Pictures) else 0
+def _cached_bytes() -> int:
+    """Of the pictures, which outweigh the rest; entries that share their pictures count once."""
+    return sum({entry.images_GCHW.data_ptr(): entry.images_GCHW.nbytes for entry in _cache.values()}.values())

@@ -19,7 +19,7 @@ from typing import Any
 
 import data.sources
 from data.manifest import LabelColumn
-from data.shards import Row
+from data.row import Row
 
 
 class SourceError(ValueError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.manifest import LabelColumn
-from data.shards import Row
+from data.row import Row
 from data.sources._source import SourceError
 
 NEEDS_PATH = False

@@ -20,19 +20,18 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from data.images import encode
 from data.manifest import LabelColumn
-from data.shards import Row
+from data.row import Row
 from data.sources._source import SourceError
+from data.sources._sprites import SHAPES, sprite
 
 NEEDS_PATH = False
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 COLOURS = {
     "red": (214, 39, 40),
     "green": (44, 160, 44),
@@ -49,7 +48,6 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 CELL_SIZE = 16
 _BACKGROUND = 235
-_SPRITE_OVERSAMPLING = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,42 +218,6 @@ def paint(things: list[Thing], rng: random.Random, options: ScenesOptions) -> np
         area = canvas_HWC[top : top + side, left : left + side]
         area += cover * (np.asarray(COLOURS[thing.colour], dtype=np.float32) - area)
     return np.rint(canvas_HWC).astype(np.uint8).transpose(2, 0, 1)
-
-
-@cache
-def sprite(shape: str, side: int) -> np.ndarray:
-    """How much of each pixel the shape covers, [side, side] in 0..1 (drawn finer and averaged, for smooth edges)."""
-    fine = side * _SPRITE_OVERSAMPLING
-    axis = (np.arange(fine) + 0.5) / fine * 2 - 1
-    x, y = np.meshgrid(axis, axis)
-    inside = _inside(shape, x, y).astype(np.float32)
-    return inside.reshape(side, _SPRITE_OVERSAMPLING, side, _SPRITE_OVERSAMPLING).mean(axis=(1, 3))
-
-
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points of the square -1..1 (y down) belong to the shape."""
-    if shape == "circle":
-        return x**2 + y**2 <= 1
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) <= 0.86
-    if shape == "triangle":
-        return np.abs(x) <= (y + 1) / 2
-    if shape == "diamond":
-        return np.abs(x) / 0.75 + np.abs(y) <= 1
-    if shape == "cross":
-        return (np.minimum(np.abs(x), np.abs(y)) <= 0.3) & (np.maximum(np.abs(x), np.abs(y)) <= 1)
-    if shape == "star":
-        angle = np.abs(
-            (np.arctan2(x, -y) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5
-        )  # 0 at a tip, pi/5 in a notch
-        radius = np.hypot(x, y)
-        tip, notch = np.array([1.0, 0.0]), 0.42 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
-        along, across = radius * np.cos(angle), radius * np.sin(angle)
-        edge = notch - tip
-        return (
-            edge[0] * across - edge[1] * (along - tip[0]) >= 0
-        )  # on the centre's side of the edge tip-notch
-    raise ValueError(f"no shape {shape!r}; known: {', '.join(SHAPES)}")
 
 
 def _choose(
