@@ -1,0 +1,264 @@
+"""The findings in plain words: who won, by how much, how sure, at what cost, and what remains open.
+
+Three to six sentences once there is something to say. A difference whose interval includes 0 is called
+indistinguishable, whichever way it points.
+"""
+
+import math
+from collections.abc import Iterator
+
+from nas.report.findings import QUESTION_ONLY, Candidate, ConfirmedRow, Findings, paired, strongest
+from nas.report.numerals import count, duration, number, signed
+from nas.statistics import Interval, is_distinguishable, minimum_detectable_difference, seeds_needed
+
+FEW_SEEDS = 5
+"""Below this many an interval rests on so little that it deserves a warning."""
+
+
+FEW_NETWORKS = 5
+"""Below this many the lead of the best over the mean says nothing about luck."""
+
+
+def verdict(findings: Findings) -> tuple[str, ...]:
+    """The verdict, a sentence each."""
+    if not findings.trials:
+        return ("No trial has been recorded yet, so there is nothing to conclude.",)
+    if findings.finalist is None:
+        sentences = [*_before_confirmation(findings), _cost(findings)]
+    else:
+        sentences = [
+            _ties_or_none(findings, findings.finalist),
+            *_better_than_the_finalist(findings, findings.finalist),
+            *_above_question_only(findings, findings.finalist),
+            *_luck(findings),
+            _cost(findings),
+            _what_stays_open(findings, findings.finalist),
+        ]
+    return tuple(sentences)
+
+
+def _before_confirmation(findings: Findings) -> Iterator[str]:
+    """What can be said while no network that the search found is confirmed."""
+    metric, best = findings.metric, findings.best
+    if best is not None:
+        yield (
+            f"Nothing the search found is confirmed yet: the best of {count(len(findings.candidates), 'network')} in the "
+            f"placement stage is {_called(best)}, with validation {metric.words} "
+            f"{number(best.values[metric.name], metric.unit)}."
+        )
+        yield (
+            "That is the highest of many noisy values and therefore too high on average; only fresh seeds "
+            "can say whether it is better than no ties at all."
+        )
+    elif findings.best_of_first_stage is not None:
+        trial = findings.best_of_first_stage
+        yield (
+            f"Placements have not been judged yet: the {trial.stage} stage is at validation {metric.words} "
+            f"{number(trial.metrics[metric.name], metric.unit)} (trial {trial.number}), and nothing can be said about ties."
+        )
+    else:
+        yield "No trial has run to its full budget yet, so there is nothing to rank."
+
+
+def _ties_or_none(findings: Findings, finalist: ConfirmedRow) -> str:
+    reference, metric = findings.reference, findings.metric
+    if reference is None:
+        return (
+            f"The best network that the search found, {_named(finalist)}, reaches {_score(findings, finalist)}; no network "
+            "without ties was confirmed beside it, so whether ties help cannot be said."
+        )
+    if finalist.ties == ():
+        return _the_search_chose_no_ties(findings, finalist)
+    difference = finalist.difference
+    scores = f"{_score(findings, finalist)} against {_score_alone(findings, reference)}"
+    if difference is None:
+        return f"Undecided: {_named(finalist)} has {scores} of {_named(reference)}, but on no common seed."
+    if not difference.is_known:
+        return (
+            f"Undecided: {_named(finalist)} has {scores} of {_named(reference)}, "
+            f"{_amount(findings, difference)} apart, but on one common seed nobody can tell that from chance."
+        )
+    sure = f"{_interval(difference, metric.unit)}, {count(difference.n, 'paired seed')}"
+    if not is_distinguishable(difference):
+        return (
+            f"Indistinguishable: {_named(finalist)} and the strongest network without ties, {_named(reference)}, "
+            f"are {_amount(findings, difference)} apart ({scores}), with an interval that includes 0 ({sure})."
+        )
+    if metric.gain(difference.mean) > 0:
+        return (
+            f"Ties win: {_named(finalist)} beats the strongest network without ties, {_named(reference)}, by "
+            f"{_amount(findings, difference)} ({sure}): {scores}."
+        )
+    return (
+        f"No ties win: {_named(finalist)} is worse than {_named(reference)} by {_amount(findings, difference)} "
+        f"({sure}): {scores}."
+    )
+
+
+def _the_search_chose_no_ties(findings: Findings, finalist: ConfirmedRow) -> str:
+    chosen = (
+        f"The search chose no ties: the best network that it found, {_named(finalist)}, has no co-attention layer and "
+        f"reaches {_score(findings, finalist)}"
+    )
+    rival = _strongest_with_ties(findings)
+    difference = rival.difference if rival else None
+    if rival is None or difference is None:
+        return f"{chosen}; no network with ties was confirmed on the same seeds."
+    if not difference.is_known:
+        outcome = "on one common seed, which decides nothing"
+    elif not is_distinguishable(difference):
+        outcome = f"indistinguishable ({_interval(difference, findings.metric.unit)})"
+    else:
+        better = findings.metric.gain(difference.mean) > 0
+        outcome = (
+            f"{'better' if better else 'worse'} by {_amount(findings, difference)} "
+            f"({_interval(difference, findings.metric.unit)})"
+        )
+    return f"{chosen}; the strongest network with ties, {_named(rival)}, has {_score_alone(findings, rival)}: {outcome}."
+
+
+def _strongest_with_ties(findings: Findings) -> ConfirmedRow | None:
+    tied = [row for row in findings.confirmed if row.ties and row.scores(findings.split)]
+    return strongest(tied, findings.metric)
+
+
+def _better_than_the_finalist(findings: Findings, finalist: ConfirmedRow) -> Iterator[str]:
+    """A baseline that scores higher than what the search found must be named; no ties already were."""
+    metric, own = findings.metric, finalist.interval(findings.split)
+    others = [row for row in findings.confirmed if row.role == "baseline" and row.ties != ()]
+    scored = [(row, row.interval(findings.split)) for row in others if row.label != QUESTION_ONLY]
+    ahead = [
+        (metric.gain(interval.mean), row)
+        for row, interval in scored
+        if interval and own and metric.gain(interval.mean) > metric.gain(own.mean)
+    ]
+    if not ahead:
+        return
+    row = max(ahead, key=lambda pair: pair[0])[1]
+    difference = paired(row, finalist, findings.split)
+    certain = difference is not None and is_distinguishable(difference)
+    judged = "and is better" if certain else "though the two are indistinguishable"
+    bounds = f" ({_interval(difference, metric.unit)})" if difference and difference.is_known else ""
+    yield (
+        f"The search did not beat every {'placement made by hand' if row.ties else 'simpler network'}: {_named(row)} reaches "
+        f"{_score(findings, row)}, {judged}{bounds}."
+    )
+
+
+def _above_question_only(findings: Findings, finalist: ConfirmedRow) -> Iterator[str]:
+    row, metric = findings.row(QUESTION_ONLY), findings.metric
+    difference = paired(finalist, row, findings.split) if row else None
+    if row is None or difference is None:
+        return
+    who, amount = f"“{finalist.label}”", _amount(findings, difference)
+    if not difference.is_known:
+        yield (
+            f"{who} differs by {signed(difference.mean, metric.unit)} from the question alone "
+            f"({_score_alone(findings, row)}), on one common seed."
+        )
+        return
+    bounds = f"({_score_alone(findings, row)}; {_interval(difference, metric.unit)})"
+    if not is_distinguishable(difference):
+        yield f"{who} cannot be told from the question alone {bounds}, so nothing here shows that the image is used."
+    elif metric.gain(difference.mean) > 0:
+        yield f"{who} is {amount} better than the question alone {bounds}, so the image is used."
+    else:
+        yield f"{who} is {amount} worse than the question alone {bounds}: something is wrong with how the image comes in."
+
+
+def _luck(findings: Findings) -> Iterator[str]:
+    noise, metric, networks = findings.noise, findings.metric, len(findings.candidates)
+    if noise is None or networks < FEW_NETWORKS or not math.isfinite(noise.luck):
+        return
+    lead, luck = number(noise.search_lead, metric.unit), number(noise.luck, metric.unit)
+    if noise.search_lead <= noise.luck:
+        judged = "so the winner of the search may be no more than the luckiest"
+    elif noise.search_lead < 2 * noise.luck:
+        judged = "so much of that lead may be luck"
+    else:
+        judged = "so the networks differ by more than chance"
+    yield (
+        f"In the search the best network led the mean of {networks} networks by {lead}, where equal networks "
+        f"would have given about {luck} through their seeds alone, {judged}."
+    )
+
+
+def _cost(findings: Findings) -> str:
+    total = findings.device_seconds
+    confirming = sum(s.device_seconds for s in findings.stages if s.name == findings.confirm_stage)
+    share = f", {100 * confirming / total:.0f} % of it for confirmation" if confirming and total else ""
+    fates = {
+        "were stopped early": sum(stage.stopped for stage in findings.stages),
+        "failed": len(findings.failures),
+        "have not ended": sum(stage.running for stage in findings.stages),
+    }
+    told = ", ".join(f"{many} {fate}" for fate, many in fates.items() if many)
+    return (
+        f"{count(len(findings.trials), 'trial')} cost {total:,.0f} device-seconds ({duration(total)}){share}"
+        f"{f'; {told}' if told else ''}{_price_of_ties(findings)}."
+    )
+
+
+def _price_of_ties(findings: Findings) -> str:
+    finalist, reference = findings.finalist, findings.reference
+    if finalist is None or reference is None or not finalist.ties:
+        return ""
+    shares = []
+    for name, words in (("flops", "FLOPs"), ("parameters", "parameters")):
+        ours, theirs = finalist.cost.get(name, math.nan), reference.cost.get(name, math.nan)
+        if math.isfinite(ours) and math.isfinite(theirs) and theirs > 0:
+            shares.append(f"{signed(100 * (ours / theirs - 1)).split('.')[0]} % {words}")
+    return f"; the ties themselves cost {' and '.join(shares)} in the network" if shares else ""
+
+
+def _what_stays_open(findings: Findings, finalist: ConfirmedRow) -> str:
+    metric, difference = findings.metric, finalist.difference
+    if difference is None:
+        return (
+            "What stays open: without a network with no ties on the same seeds, nothing is known about ties."
+        )
+    if not difference.is_known:
+        return (
+            "What stays open: everything about chance, since one seed shows no spread; at least three seeds per "
+            "network are needed to see it, five to rely on it."
+        )
+    n, seen = difference.n, minimum_detectable_difference(difference.sd, difference.n)
+    few = f"With {n} seeds" + (", which is few," if n < FEW_SEEDS else "")
+    limits = f"{few} only differences of about {number(seen, metric.unit)} or more would be found four times in five"
+    needed = seeds_needed(difference.sd, difference.mean)
+    if is_distinguishable(difference):
+        return (
+            f"{limits}; the seeds vary training alone, so another data set, or another draw of these {findings.split} "
+            "questions, is not covered."
+        )
+    seeds = "more than 10,000 seeds" if needed is None else f"about {count(needed, 'seed')}"
+    return (
+        f"{limits}: to confirm a difference as small as the {_amount(findings, difference)} seen here would take "
+        f"{seeds} per network, and no seed covers another draw of these {findings.split} questions."
+    )
+
+
+def _called(candidate: Candidate) -> str:
+    seeds = len(candidate.trials)
+    return f"{candidate.name} (trial {candidate.number}, {count(seeds, 'seed')})"
+
+
+def _named(row: ConfirmedRow) -> str:
+    return f"“{row.label}” ({row.network_name})" if row.label != row.network_name else row.label
+
+
+def _score(findings: Findings, row: ConfirmedRow) -> str:
+    return f"{findings.split} {findings.metric.words} {_score_alone(findings, row)}"
+
+
+def _score_alone(findings: Findings, row: ConfirmedRow) -> str:
+    interval = row.interval(findings.split)
+    return number(interval.mean if interval else None, findings.metric.unit)
+
+
+def _amount(findings: Findings, difference: Interval | None) -> str:
+    return number(abs(difference.mean) if difference else None, findings.metric.unit)
+
+
+def _interval(difference: Interval, unit: str) -> str:
+    return f"95 % interval {signed(difference.low, unit)} to {signed(difference.high, unit)}"
