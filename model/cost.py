@@ -253,15 +253,15 @@ def _checkpoint_vision_sizes(source: str, image_size: int) -> _Stream:
     if not isinstance(vit, VisionTransformer):
         raise ValueError(f"vision.source={source!r} is a {type(vit).__name__}, not a timm ViT")
     patch_embed: Any = vit.patch_embed
-    block: Any = vit.blocks[0]
-    width, depth, patches = vit.embed_dim, len(vit.blocks), patch_embed.num_patches
+    blocks: Any = vit.blocks
+    width, depth, patches = vit.embed_dim, len(blocks), patch_embed.num_patches
     tokens = patches + vit.num_prefix_tokens
     sizes = _Stream(
         tokens=tokens,
         depth=depth,
         width=width,
-        heads=block.attn.num_heads,
-        feedforward=block.mlp.fc1.out_features,
+        heads=blocks[0].attn.num_heads,
+        feedforward=blocks[0].mlp.fc1.out_features,
         embedding=NetworkCost(),
     )
     # Variants of the ViT differ in small ways (no biases, layer scales): the count is the model's own, and what
