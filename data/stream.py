@@ -93,8 +93,8 @@ def batches_from_ray(
     """Batches of one epoch from this worker's part of a `ray_dataset` (`ray.train.get_dataset_shard(name)`).
 
     Rows of one picture are stored together: `shuffle_rows` (0: none) is how many rows are held to draw from, by
-    `seed`; give another seed each epoch. Which rows arrive first is Ray's affair, so unlike `load_split` the order is
-    not the same from run to run. Raises as `load_split` does.
+    `seed`; give another seed each epoch. Whole batches may overtake one another (several threads decode them), so
+    unlike `load_split`'s the order is not the same from run to run. Raises as `load_split` does.
     """
     from ray.data.collate_fn import ArrowBatchCollateFn
 
