@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from model.placement import Pair, Placement
+from nas.report.numerals import words
 from nas.search.records import Report, Role, TrialRecord
 from nas.statistics import (
     Interval,
@@ -40,7 +41,7 @@ class Objective:
 
     @property
     def words(self) -> str:
-        return self.name.replace("_", " ")
+        return words(self.name)
 
     def gain(self, value: float) -> float:
         """The value so turned that more is better."""
@@ -82,11 +83,27 @@ class Candidate:
         return ties_of(self.name) or ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """A layer at which a network may have a tie: of both streams, or of one where ties join unequal layers."""
+
+    stream: Literal["both", "text", "vision"]
+    layer: int
+
+    def is_tied(self, ties: Sequence[Pair]) -> bool:
+        """Whether one of the ties stands at this layer."""
+        side = 1 if self.stream == "vision" else 0
+        return any(tie[side] == self.layer for tie in ties)
+
+    def __str__(self) -> str:
+        return f"{'' if self.stream == 'both' else self.stream[0]}{self.layer}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Marginal:
     """What the networks with a tie at one place score, against those without one there."""
 
-    tie: Pair
+    place: Place
     with_tie: Interval | None
     without_tie: Interval | None
     difference: Interval | None
@@ -220,7 +237,7 @@ def find(
         best_of_first_stage=_best_of_first_stage(trials, metric, {placement_stage, confirm_stage}),
         candidates=candidates,
         front=pareto_front(candidates, objectives),
-        marginals=_marginals(candidates, metric),
+        marginals=tuple(_marginal(place, candidates, metric) for place in places(candidates)),
         confirmed=confirmed,
         split=split,
         reference=reference,
@@ -341,24 +358,31 @@ def _has(trial: TrialRecord, metric: Objective) -> bool:
     return math.isfinite(trial.metrics.get(metric.name, math.nan))
 
 
-def _marginals(candidates: Sequence[Candidate], metric: Objective) -> tuple[Marginal, ...]:
-    return tuple(_marginal(tie, candidates, metric) for tie in tie_columns(candidates))
+def places(candidates: Sequence[Candidate]) -> tuple[Place, ...]:
+    """The layers between the first and the last at which any network has a tie.
+
+    Where all ties join equal layers there is one place a layer; otherwise each stream has its own, for single
+    pairs of unequal layers are too rare to compare.
+    """
+    ties = {tie for candidate in candidates for tie in candidate.ties}
+    if all(text == vision for text, vision in ties):
+        return _between("both", [text for text, _ in ties])
+    return (
+        *_between("text", [text for text, _ in ties]),
+        *_between("vision", [vision for _, vision in ties]),
+    )
 
 
-def tie_columns(candidates: Sequence[Candidate]) -> tuple[Pair, ...]:
-    """The places where any network has a tie; between equal layers also those in between that none has."""
-    ties = sorted({tie for candidate in candidates for tie in candidate.ties})
-    if ties and all(text == vision for text, vision in ties):
-        return tuple((layer, layer) for layer in range(ties[0][0], ties[-1][0] + 1))
-    return tuple(ties)
+def _between(stream: Literal["both", "text", "vision"], layers: Sequence[int]) -> tuple[Place, ...]:
+    return tuple(Place(stream, layer) for layer in range(min(layers), max(layers) + 1)) if layers else ()
 
 
-def _marginal(tie: Pair, candidates: Sequence[Candidate], metric: Objective) -> Marginal:
-    values = [(tie in candidate.ties, candidate.values[metric.name]) for candidate in candidates]
+def _marginal(place: Place, candidates: Sequence[Candidate], metric: Objective) -> Marginal:
+    values = [(place.is_tied(candidate.ties), candidate.values[metric.name]) for candidate in candidates]
     having = [value for has_tie, value in values if has_tie]
     lacking = [value for has_tie, value in values if not has_tie]
     return Marginal(
-        tie=tie,
+        place=place,
         with_tie=interval_of(having),
         without_tie=interval_of(lacking),
         difference=_difference_of_groups(having, lacking),

@@ -1,0 +1,484 @@
+"""The report of a search: report/index.html, one page that needs nothing else, with its figures and tables beside it.
+
+Works on a search that is still running, was killed, or has just begun: what is missing is said in words.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.report import tables
+from nas.report.figures import (
+    Draw,
+    as_png,
+    as_svg,
+    draw_alignment,
+    draw_confirmation,
+    draw_learning_curves,
+    draw_pareto_front,
+    draw_placement_map,
+    words_of_note,
+)
+from nas.report.findings import CONFIRM_STAGE, PLACEMENT_STAGE, ConfirmedRow, Findings, Objective, find
+from nas.report.markup import Content, Markup, element, html, join, picture, table
+from nas.report.numerals import MISSING, count, duration, number, si, signed, words
+from nas.report.verdict import verdict
+from nas.search.records import TrialRecord, read_trials
+from nas.statistics import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illustration:
+    """A figure of the page, with the table that holds its data."""
+
+    name: str
+    draw: Draw
+    title: str
+    caption: str
+    tables: tuple[str, ...]
+
+
+CONFIRMATION = Illustration(
+    name="confirmation",
+    draw=draw_confirmation,
+    title="Confirmed networks",
+    caption="Mean and 95 % interval over seeds; small dots are single seeds, the dashed line is the reference.",
+    tables=("confirmation", "confirmation_seeds"),
+)
+ILLUSTRATIONS = (
+    Illustration(
+        name="pareto_front",
+        draw=draw_pareto_front,
+        title="Quality against cost: the Pareto front",
+        caption="Networks of the placement stage that ran to their full budget; a network tried with several seeds "
+        "stands at its mean. Stopped and failed trials never take part.",
+        tables=("candidates",),
+    ),
+    Illustration(
+        name="placement_map",
+        draw=draw_placement_map,
+        title="Which layers get ties",
+        caption="One row a network, best on top, filled where it has a co-attention layer. Below: what a tie at a "
+        "layer goes with.",
+        tables=("candidates", "marginal_effects"),
+    ),
+    Illustration(
+        name="alignment",
+        draw=draw_alignment,
+        title="Alignment of the best placement",
+        caption="How alike the text and the vision features are at every pair of layers, at the best epoch. A tap is "
+        "what a layer reads, after the ties before it.",
+        tables=("alignment",),
+    ),
+    Illustration(
+        name="learning_curves",
+        draw=draw_learning_curves,
+        title="Learning curves",
+        caption="One line a trial. Stopped trials end with a dot, failed ones with a cross.",
+        tables=("learning_curves",),
+    ),
+)
+TABLES = {
+    "trials": tables.trials,
+    "learning_curves": tables.learning_curves,
+    "candidates": tables.candidates,
+    "marginal_effects": tables.marginal_effects,
+    "alignment": tables.alignment,
+    "confirmation": tables.confirmation,
+    "confirmation_seeds": tables.confirmation_seeds,
+}
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    objectives: Sequence[Objective],
+    experiment: str,
+    provenance: Mapping[str, Any] | None = None,
+    text_taps: Sequence[str] = (),
+    vision_taps: Sequence[str] = (),
+    placement_stage: str = PLACEMENT_STAGE,
+    confirm_stage: str = CONFIRM_STAGE,
+) -> Path:
+    """Reads `trials.jsonl` of a run and writes its report; gives back the path of the page.
+
+    The first objective is the metric that decides. `provenance` is what the reader needs to repeat the run
+    (versions, commit, data fingerprint, command); tables in it are shown line by line. Taps name the layers in
+    the alignment figure: one name a tap, 0 first. Every file is complete or not there.
+
+    Raises:
+        ValueError: the run folder does not exist, the log is damaged, or there is no objective.
+    """
+    run_folder = Path(run_folder)
+    if not run_folder.is_dir():
+        raise ValueError(f"there is no run folder {run_folder}")
+    findings = find(
+        read_trials(run_folder / "trials.jsonl"),
+        experiment=experiment,
+        objectives=objectives,
+        placement_stage=placement_stage,
+        confirm_stage=confirm_stage,
+        text_taps=text_taps,
+        vision_taps=vision_taps,
+    )
+    report = run_folder / "report"
+    for name, make in TABLES.items():
+        _write(report / "tables" / f"{name}.csv", make(findings).as_csv().encode("utf-8", "replace"))
+    drawings = {}
+    for illustration in (CONFIRMATION, *ILLUSTRATIONS):
+        figure = illustration.draw(findings)
+        svg, missing = as_svg(figure), words_of_note(figure)
+        alternative = f"{illustration.title}. {illustration.caption}"
+        drawings[illustration.name] = missing or picture(svg, name=illustration.name, alternative=alternative)
+        _write(report / "figures" / f"{illustration.name}.svg", svg.encode())
+        _write(report / "figures" / f"{illustration.name}.png", as_png(figure))
+    page = render_page(findings, drawings=drawings, provenance=provenance or {}, written=time.time())
+    _write(report / "index.html", page.encode("utf-8", "replace"))
+    return report / "index.html"
+
+
+def render_page(
+    findings: Findings, *, drawings: Mapping[str, Content], provenance: Mapping[str, Any], written: float
+) -> str:
+    """The page; `drawings` holds each illustration by name, or the words for why there is none."""
+    title = f"crosstie: {findings.experiment}"
+    head = join(
+        [
+            Markup('<meta charset="utf-8">'),
+            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Markup('<meta name="color-scheme" content="light dark">'),
+            # A name that slipped through unescaped could still not run or fetch anything.
+            Markup(
+                '<meta http-equiv="Content-Security-Policy" '
+                "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+            ),
+            element("title", title),
+            Markup(f"<style>{_STYLE}</style>"),
+        ]
+    )
+    sections = [
+        _section("Confirmed", *_confirmation(findings, drawings)),
+        *(_section(each.title, *_with_table(each, findings, drawings)) for each in ILLUSTRATIONS),
+        _section("Stages", _stages(findings), _best_of_first_stage(findings)),
+        _section("Failures", _failures(findings)),
+        _section("Provenance", _provenance(findings, provenance)),
+    ]
+    body = element(
+        "main",
+        element("header", element("h1", title), element("p", _state(findings, written), class_="quiet")),
+        element("section", element("h2", "Verdict"), join(_verdict(findings)), class_="verdict"),
+        join(sections),
+    )
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _section(title: str, *contents: Markup) -> Markup:
+    return element("section", element("h2", title), join(content for content in contents if content))
+
+
+def _verdict(findings: Findings) -> Iterator[Markup]:
+    first, *others = verdict(findings)
+    yield element("p", first, class_="lead")
+    for sentence in others:
+        yield element("p", sentence)
+
+
+def _state(findings: Findings, written: float) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(written)).strip()
+    unfinished = sum(stage.running for stage in findings.stages)
+    open_trials = (
+        f"; {count(unfinished, 'trial has', 'trials have')} not ended, so this is not the last word"
+        if unfinished
+        else ""
+    )
+    return f"Written {at} from {count(len(findings.trials), 'trial')}{open_trials}."
+
+
+def _confirmation(findings: Findings, drawings: Mapping[str, Content]) -> Iterator[Markup]:
+    if findings.confirmed:
+        yield _confirmed(findings)
+        yield _illustration(CONFIRMATION, findings, drawings)
+    else:
+        yield _words("No network has been confirmed over fresh seeds yet.")
+    yield _noise(findings)
+
+
+def _confirmed(findings: Findings) -> Markup:
+    metric, split = findings.metric, findings.split
+    rows = sorted(findings.confirmed, key=lambda row: metric.gain(_mean(row, split)), reverse=True)
+    header = [
+        "network",
+        "seeds",
+        f"test {metric.words}",
+        f"validation {metric.words}",
+        "against the reference",
+    ]
+    header += ["p (Holm)", "parameters", "FLOPs"]
+    caption = (
+        f"Networks trained with fresh seeds, best {split} {metric.words} first: mean and 95 % interval over seeds. Differences "
+        "are paired by seed. The reference is the network without ties that is best on validation. p is adjusted for the number "
+        "of networks in this table (Holm); the verdict asks one question, the best network found against the reference, and its "
+        "interval is not adjusted."
+    )
+    return table(caption, header, [_confirmed_row(row, findings) for row in rows])
+
+
+def _confirmed_row(row: ConfirmedRow, findings: Findings) -> list[str]:
+    metric, reference = findings.metric, findings.reference
+    is_reference = reference is not None and (row.label, row.network) == (reference.label, reference.network)
+    name = row.network_name if row.network_name != row.label else ""
+    seeds = str(len(row.scores(findings.split)))
+    return [
+        join([element("strong", row.label), element("span", name, class_="quiet")]),
+        f"{seeds} (+ {row.unfinished} unfinished)" if row.unfinished else seeds,
+        _estimate(row.interval("test"), metric.unit),
+        _estimate(row.interval("validation"), metric.unit),
+        "reference" if is_reference else _estimate(row.difference, metric.unit, is_difference=True),
+        number(row.p_value),
+        si(row.cost.get("parameters")),
+        si(row.cost.get("flops")),
+    ]
+
+
+def _estimate(interval: Interval | None, unit: str, *, is_difference: bool = False) -> Markup:
+    if interval is None:
+        return html(MISSING)
+    write = signed if is_difference else number
+    bounds = f"{write(interval.low)} to {write(interval.high)}" if interval.is_known else "one seed"
+    return join([html(write(interval.mean, unit)), element("span", bounds, class_="quiet")])
+
+
+def _noise(findings: Findings) -> Markup:
+    noise, unit = findings.noise, findings.metric.unit
+    if noise is None or not np.isfinite(noise.components.within):
+        return _words(
+            "How much of this is chance cannot be told before a network has run with two seeds or more."
+        )
+    parts = noise.components
+    rows = [
+        ("between seeds of one network (standard deviation)", number(parts.within_sd, unit)),
+        ("between networks, seeds removed (standard deviation)", number(float(np.sqrt(parts.between)), unit)),
+        ("share of the variance that is the network", number(parts.share)),
+        ("p of “all these networks are equal” (F test)", number(parts.p_value)),
+    ]
+    if np.isfinite(noise.search_sd):
+        rows += [
+            ("between networks in the placement stage, seeds included", number(noise.search_sd, unit)),
+            ("lead of its best network over the mean", number(noise.search_lead, unit)),
+            ("lead that equal networks would give by chance", number(noise.luck, unit)),
+        ]
+    rows = [row for row in rows if row[1] != MISSING]
+    caption = f"How much is the network and how much the seed, in validation {findings.metric.words}."
+    return table(caption, ["variation", "size"], rows)
+
+
+def _illustration(illustration: Illustration, findings: Findings, drawings: Mapping[str, Content]) -> Markup:
+    drawing = drawings[illustration.name]
+    if not isinstance(drawing, Markup):
+        return _words(f"No figure: {drawing}.")
+    files = [f"figures/{illustration.name}.svg", f"figures/{illustration.name}.png"]
+    files += [f"tables/{name}.csv" for name in illustration.tables]
+    links = [element("a", path.split("/")[1], href=path) for path in files]
+    return element(
+        "figure",
+        element("div", drawing, class_="card", tabindex="0"),
+        element("figcaption", illustration.caption, " ", element("span", join(links), class_="files")),
+    )
+
+
+def _with_table(
+    illustration: Illustration, findings: Findings, drawings: Mapping[str, Content]
+) -> Iterator[Markup]:
+    yield _illustration(illustration, findings, drawings)
+    if illustration.name == "pareto_front":
+        yield _front(findings)
+
+
+def _front(findings: Findings) -> Markup:
+    if not findings.front:
+        return Markup()
+    known = dict.fromkeys([*(objective.name for objective in findings.objectives), "parameters", "flops"])
+    names = [name for name in known if any(name in candidate.values for candidate in findings.front)]
+    units = {objective.name: objective.unit for objective in findings.objectives}
+    rows = [
+        [
+            f"#{candidate.number}",
+            candidate.name,
+            str(len(candidate.trials)),
+            *(number(candidate.values.get(name), units.get(name, "")) for name in names),
+        ]
+        for candidate in findings.front
+    ]
+    caption = (
+        f"The {count(len(findings.front), 'network')} of {len(findings.candidates)} that no other beats on all objectives "
+        f"({', '.join(f'{o.words} {o.direction}imal' for o in findings.objectives)})."
+    )
+    titles = [words(name) for name in names]
+    return table(caption, ["trial", "network", "seeds", *titles], rows, words=2)
+
+
+def _stages(findings: Findings) -> Markup:
+    if not findings.stages:
+        return _words("No stage has begun.")
+    header = [
+        "stage",
+        "trials",
+        "networks",
+        "done",
+        "stopped early",
+        "failed",
+        "not ended",
+        "epochs",
+        "device time",
+    ]
+    rows = [
+        [
+            stage.name,
+            *map(
+                str,
+                (
+                    stage.trials,
+                    stage.networks,
+                    stage.done,
+                    stage.stopped,
+                    stage.failed,
+                    stage.running,
+                    stage.epochs,
+                ),
+            ),
+            duration(stage.device_seconds),
+        ]
+        for stage in findings.stages
+    ]
+    return table("What each stage tried, and what it cost.", header, rows)
+
+
+def _best_of_first_stage(findings: Findings) -> Markup:
+    best = findings.best_of_first_stage
+    if best is None:
+        return Markup()
+    rows = [[words(name), _value(value)] for name, value in best.point.items()]
+    score = number(best.metrics[findings.metric.name], findings.metric.unit)
+    caption = f"Best point of the {best.stage} stage: trial {best.number}, validation {findings.metric.words} {score}, one seed."
+    return table(caption, ["parameter", "value"], rows)
+
+
+def _failures(findings: Findings) -> Markup:
+    if not findings.failures:
+        return _words("No trial has failed.")
+    rows = [[trial.trial, trial.network_name, _reason(trial), str(trial.seed)] for trial in findings.failures]
+    caption = "Trials that failed, and why. They have no score and take no part in any comparison."
+    return table(caption, ["trial", "network", "reason", "seed"], rows, words=3)
+
+
+def _reason(trial: TrialRecord) -> Markup:
+    lines = trial.reason.strip().splitlines()
+    if len(lines) <= 1:
+        return html(lines[0] if lines else "no reason was recorded")
+    # The last line of a traceback says what happened; the rest is for whoever wants to know where.
+    return element("details", element("summary", lines[-1]), element("pre", trial.reason.strip()))
+
+
+def _provenance(findings: Findings, provenance: Mapping[str, Any]) -> Markup:
+    objectives = ", ".join(
+        f"{o.name} ({o.direction}{', ' + o.unit if o.unit else ''})" for o in findings.objectives
+    )
+    facts = {"objectives": objectives, **dict(_flat(provenance))}
+    rows = [[name, _value(value)] for name, value in facts.items()]
+    return join(
+        [
+            table("What it takes to repeat this.", ["fact", "value"], rows, words=2),
+            element(
+                "p", "All trials: ", element("a", "trials.csv", href="tables/trials.csv"), class_="quiet"
+            ),
+        ]
+    )
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _words(sentence: str) -> Markup:
+    return element("p", sentence, class_="quiet")
+
+
+def _mean(row: ConfirmedRow, split: str) -> float:
+    interval = row.interval(split)
+    return interval.mean if interval else np.nan
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes the file beside its place and moves it there: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+_STYLE = """
+:root { --paper: #ffffff; --ink: #1d1f21; --quiet: #5c6166; --line: #d9dcdf; --tint: #f3f6f9; --link: #005a9c; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16181a; --ink: #e6e8ea; --quiet: #a3a9af; --line: #3a3f44; --tint: #20252b; --link: #7cb8f2; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; }
+a { color: var(--link); }
+.quiet { color: var(--quiet); font-size: .9rem; }
+.verdict { border-left: 4px solid var(--link); background: var(--tint); padding: .25rem 1.25rem .75rem; margin-top: 1.5rem; }
+.verdict h2 { margin-top: .75rem; }
+.verdict p { margin: .5rem 0; }
+.lead { font-size: 1.1rem; font-weight: 600; }
+.scroll, .card { overflow-x: auto; }
+.scroll { margin: 1rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+caption { text-align: left; color: var(--quiet); padding-bottom: .5rem; }
+caption span { display: block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
+th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
+thead th { border-bottom-width: 2px; vertical-align: bottom; }
+tbody th { font-weight: normal; }
+tbody th:has(strong) { min-width: 9.5rem; }
+.words { min-width: 8rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead .number { white-space: normal; }
+th .quiet, td .quiet { display: block; font-size: .8rem; }
+figure { margin: 1rem 0; }
+.card { background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .75rem; }
+.card svg { display: block; width: 100%; min-width: 28rem; height: auto; }
+figcaption { color: var(--quiet); font-size: .9rem; padding-top: .5rem; }
+.files a { white-space: nowrap; margin-right: .6rem; }
+pre { white-space: pre-wrap; font-size: .8rem; }
+@media (max-width: 40rem) { main { padding: 1rem .9rem 3rem; } .verdict { padding: .1rem .9rem .5rem; } }
+@media print {
+  :root { --paper: #ffffff; --ink: #000000; --quiet: #444444; --line: #bbbbbb; --tint: #ffffff; --link: #000000; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  .scroll, .card { overflow: visible; } .card { border: 0; padding: 0; } .card svg { min-width: 0; max-height: 22cm; }
+  figure, tr, .verdict { break-inside: avoid; } h2 { break-after: avoid; } thead { display: table-header-group; }
+}
+"""
