@@ -62,6 +62,21 @@ class DecodedSplit:
         for rows in self._batch_rows(batch_size, seed, epoch, shuffle, drop_last, bucket)[first_batch:]:
             yield self.batch(rows)
 
+    def endless_batches(
+        self, batch_size: int, *, seed: int, first_batch: int = 0
+    ) -> Iterator[ImageTextBatch]:
+        """Epoch after epoch of full batches, from batch `first_batch` on (counted over all epochs).
+
+        Raises ValueError when a batch would be larger than the split.
+        """
+        batches_per_epoch = self.num_batches(batch_size, drop_last=True)
+        if batches_per_epoch == 0:
+            raise ValueError(f"a batch of {batch_size} rows cannot be drawn from a split of {len(self)} rows")
+        epoch, first = divmod(first_batch, batches_per_epoch)
+        while True:
+            yield from self.batches(batch_size, seed=seed, epoch=epoch, drop_last=True, first_batch=first)
+            epoch, first = epoch + 1, 0
+
     def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
         """How many batches an epoch has."""
         return len(self) // batch_size if drop_last else -(-len(self) // batch_size)

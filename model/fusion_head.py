@@ -13,7 +13,9 @@ class FusionHead(nn.Module):
     summed. A unimodal network's head reads its only CLS vector.
     """
 
-    def __init__(self, network: TwoStream, config: NetworkConfig, *, num_outputs: int, width: int = 0) -> None:
+    def __init__(
+        self, network: TwoStream, config: NetworkConfig, *, num_outputs: int, width: int = 0
+    ) -> None:
         super().__init__()
         widths = [stream.width for stream in (network.text, network.vision) if stream is not None]
         width = width or max(widths)
@@ -31,7 +33,8 @@ class FusionHead(nn.Module):
             return self.classifier(self.text(output.text_cls_BD))
         if self.text is None and self.vision is not None:
             return self.classifier(self.vision(output.vision_cls_BD))
-        assert self.text is not None and self.vision is not None
+        assert self.text is not None
+        assert self.vision is not None
         text, vision = self.text(output.text_cls_BD), self.vision(output.vision_cls_BD)
         if self.join == "product":
             return self.classifier(text * vision)

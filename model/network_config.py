@@ -38,9 +38,6 @@ class VisionEncoderConfig:
 
     `source` is "random" (a small ViT of the sizes below), a timm or hub name ("vit_base_patch16_224",
     "hf-hub:…") or a local folder; with the last two the sizes come from the checkpoint.
-    `stem` is how pixels of a random ViT become tokens: "linear" (one projection of each patch) or
-    "convolution" (a few strided convolutions, which learns faster from little data: Xiao et al. 2021,
-    "Early convolutions help transformers see better").
     """
 
     source: str = "random"
@@ -50,7 +47,6 @@ class VisionEncoderConfig:
     feedforward_ratio: int = 4
     image_size: int = 64
     patch_size: int = 16
-    stem: Literal["linear", "convolution"] = "convolution"
     dropout: float = 0.0
 
 

@@ -53,7 +53,11 @@ class TwoStream(nn.Module):
     """
 
     def __init__(
-        self, text: TextEncoder | None, vision: VisionEncoder | None, placement: Placement, config: NetworkConfig
+        self,
+        text: TextEncoder | None,
+        vision: VisionEncoder | None,
+        placement: Placement,
+        config: NetworkConfig,
     ) -> None:
         super().__init__()
         self.text = text

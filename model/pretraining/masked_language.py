@@ -1,0 +1,35 @@
+"""Masked language modelling: what was the hidden word, given the other words and the image?"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.pretraining._objective import JointViews, Objective
+from model.vilbert import TwoStream
+
+
+class MaskedLanguage(Objective):
+    """Cross entropy over the vocabulary at the corrupted tokens (Devlin et al. 2019, section 3.1).
+
+    The decoder is tied to the word embeddings, after BERT's transform. It runs on the targets only: the
+    same number as running it on every position, at a fraction of the work.
+    """
+
+    def __init__(self, network: TwoStream) -> None:
+        super().__init__(network)
+        if network.text is None:
+            raise ValueError("masked language modelling needs a text stream")
+        width = network.text.width
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.bias = nn.Parameter(torch.zeros(network.text.vocabulary_size))
+
+    def forward(self, network: TwoStream, views: JointViews) -> Tensor:
+        assert network.text is not None
+        assert views.masked.text_BTD is not None
+        at_targets_MD = self.transform(views.masked.text_BTD[views.is_target_BT])
+        words_VD = network.text.embeddings.word_embeddings.weight
+        logits_MV = F.linear(at_targets_MD, words_VD, self.bias)
+        return F.cross_entropy(logits_MV.float(), views.batch.token_ids_BT[views.is_target_BT])
+
+
+OBJECTIVE = MaskedLanguage

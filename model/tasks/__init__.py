@@ -1,0 +1,1 @@
+"""Downstream tasks, one a file; `_task.py` is the contract."""

@@ -1,0 +1,1 @@
+"""The loop that trains everything, and what it is made of."""

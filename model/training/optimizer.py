@@ -1,0 +1,59 @@
+"""The optimiser and its schedule, in real optimiser steps."""
+
+import math
+
+import torch
+from torch import nn
+
+from model.training.config import TrainingConfig
+
+ENCODERS = ("network.text.", "network.vision.")
+"""What every trainee calls the encoders of its network."""
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW in four groups: encoders or not, decayed (matrices) or not (biases, norms, gates,
+    embeddings).
+
+    Encoders get `encoder_learning_rate` times the learning rate; each group keeps its factor as `lr_factor`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = config.encoder_learning_rate if name.startswith(ENCODERS) else 1.0
+        decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else config.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate * factor,
+                "weight_decay": decay,
+                "lr_factor": factor,
+            }
+            for (factor, decay), parameters in groups.items()
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, *, step: int, steps: int
+) -> float:
+    """Sets the learning rate of step `step` (0-based) out of `steps` and returns it (before group factors)."""
+    rate = learning_rate_at(config, step=step, steps=steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+    return rate
+
+
+def learning_rate_at(config: TrainingConfig, *, step: int, steps: int) -> float:
+    """Linear warm-up, then a half cosine down to `final_learning_rate` of the peak at the very last step."""
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    floor = config.final_learning_rate
+    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
