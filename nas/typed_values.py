@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
-# The only packages a `_type` of a YAML file may name: reading a file never imports anybody else's code.
+# Ours, and so the only ones a `_type` of a YAML file may name: reading a file never imports anybody else's code.
 OUR_PACKAGES = ("data", "model", "search_spaces", "nas", "cluster")
 
 TYPE_KEY = "_type"
