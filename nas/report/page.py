@@ -134,6 +134,7 @@ def write_report(
     for illustration in (CONFIRMATION, *ILLUSTRATIONS):
         figure = illustration.draw(findings)
         svg, missing = as_svg(figure), words_of_note(figure)
+        figure.set_layout_engine("none")  # everything has found its place; once is dear enough
         alternative = f"{illustration.title}. {illustration.caption}"
         drawings[illustration.name] = missing or picture(svg, name=illustration.name, alternative=alternative)
         _write(report / "figures" / f"{illustration.name}.svg", svg.encode())

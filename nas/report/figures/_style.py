@@ -66,6 +66,9 @@ def as_svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'(<image [^>]*?) id="[^"]*"', r"\1", svg
+    )  # made from the content, so equal colour bars clash
     return svg[svg.index("<svg") :]
 
 

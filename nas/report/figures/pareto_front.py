@@ -34,13 +34,11 @@ def draw_pareto_front(findings: Findings) -> Figure:
                 [c.values[across.name] for c in group],
                 [c.values[metric.name] for c in group],
                 c=[c.values.get(colour, np.nan) for c in group] if colour else [INK] * len(group),
-                cmap="viridis",
-                **_colour_range(shown, colour),
+                **(_colours(shown, colour) if colour else {}),
                 s=70 if ringed else 34,
                 marker="D" if ringed else "o",
                 edgecolors=INK if ringed else "white",
                 linewidths=1.3 if ringed else 0.6,
-                plotnonfinite=True,
                 zorder=4 if ringed else 3,
             )
     if colour:
@@ -90,14 +88,12 @@ def _pareto_axes(findings: Findings) -> tuple[Objective, Objective | None, str]:
     return metric, across, coloured[0] if coloured else ""
 
 
-def _colour_range(candidates: Sequence[Candidate], colour: str) -> dict[str, Any]:
-    values = [c.values.get(colour, np.nan) for c in candidates]
-    finite = [value for value in values if np.isfinite(value)]
-    if not colour or not finite:
-        return {}
-    low, high = min(finite), max(finite)
+def _colours(candidates: Sequence[Candidate], colour: str) -> dict[str, Any]:
+    """How that value becomes a colour, the same for all dots."""
+    finite = [c.values[colour] for c in candidates if np.isfinite(c.values.get(colour, np.nan))]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
     margin = 0.0 if high > low else 0.05  # of a single value, a bar that can still be read
-    return {"vmin": low - margin, "vmax": high + margin}
+    return {"cmap": "viridis", "vmin": low - margin, "vmax": high + margin, "plotnonfinite": True}
 
 
 def _front_line(axes: Axes, candidates: Sequence[Candidate], metric: Objective, across: Objective) -> None:
