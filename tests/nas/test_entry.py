@@ -1,8 +1,8 @@
-"""The entry point as a person meets it: processes, on a copy of the repository with a small workload of its own."""
+"""The entry point as a person meets it: processes, on a copy of the repository with a small workload of its own
+(tests/toy_project)."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,84 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import REPOSITORY_ROOT
 from nas.cli import is_a_persons_mistake
 from nas.configuration import load
 from nas.experiments import experiment_names, load_experiment, summary
-
-EXPERIMENT = '''
-"""A toy, to see the entry point at work.
-
-More about it.
-"""
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    epochs: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toy:
-    workload: str = "toy"
-    seed: int = 5
-    training: Training = Training()
-    ending: str = "well"
-
-
-EXPERIMENT = Toy()
-'''
-
-WORKLOAD = """
-import logging
-import time
-import warnings
-
-log = logging.getLogger(__name__)
-
-
-def plan(experiment):
-    return f"{experiment.training.epochs} epochs"
-
-
-def run(experiment, folder, *, resume):
-    import ray
-
-    log.info("this is told")
-    warnings.warn("this is not")
-
-    @ray.remote(num_cpus=0)
-    def epochs():
-        from nas.experiments.toy import EXPERIMENT  # a worker finds our packages
-
-        return EXPERIMENT.training.epochs
-
-    trained = ray.get(epochs.remote())
-    if experiment.ending == "mistake":
-        raise ValueError("no folder /data; download it")
-    folder.trials_log.open("a").write(f"{trained} {resume}\\n")
-    if experiment.ending == "bug":
-        int("x")
-    while experiment.ending == "never" and not resume:
-        time.sleep(0.1)
-"""
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A copy of what the entry point needs, with one experiment, `toy`, and its workload."""
-    root = tmp_path_factory.mktemp("project")
-    for name in ("nas", "cluster"):
-        shutil.copytree(REPOSITORY_ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (root / "nas" / "experiments").iterdir():
-        if path.name != "__init__.py":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (root / "nas" / "workloads").mkdir(exist_ok=True)
-    (root / "nas" / "experiments" / "toy.py").write_text(EXPERIMENT)
-    (root / "nas" / "workloads" / "toy.py").write_text(WORKLOAD)
-    return root
 
 
 def _call(project: Path, *arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -107,27 +32,27 @@ def _joined(ray_local) -> dict[str, str]:
     return {"RAY_ADDRESS": ray_local.address, "RAY_AUTH_MODE": "token"}
 
 
-def test_help_comes_at_once(project, tmp_path):
+def test_help_comes_at_once(toy_project, tmp_path):
     start = time.perf_counter()
-    done = _call(project, "--help", cwd=tmp_path)
+    done = _call(toy_project, "--help", cwd=tmp_path)
     assert time.perf_counter() - start < 1  # 0.13 s on a quiet machine: neither torch nor Ray is imported
     assert done.returncode == 0
     assert "--resume" in done.stdout
 
 
-def test_list_shows_names_and_what_they_are(project, tmp_path):
-    assert _call(project, "--list", cwd=tmp_path).stdout.split(maxsplit=1) == [
+def test_list_shows_names_and_what_they_are(toy_project, tmp_path):
+    assert _call(toy_project, "--list", cwd=tmp_path).stdout.split(maxsplit=1) == [
         "toy",
         "A toy, to see the entry point at work.\n",
     ]
 
 
-def test_show_and_dry_run_take_overrides_and_leave_nothing_behind(project, tmp_path):
-    shown = _call(project, "toy", "--show", "training.epochs=9", cwd=tmp_path)
+def test_show_and_dry_run_take_overrides_and_leave_nothing_behind(toy_project, tmp_path):
+    shown = _call(toy_project, "toy", "--show", "training.epochs=9", cwd=tmp_path)
     assert "training:\n  epochs: 9\n" in shown.stdout
     (tmp_path / "mine.yaml").write_text(shown.stdout)
     # what is shown runs: from a file, with the default experiment out of the way, options in any order
-    plan = _call(project, "--dry-run", "training.epochs=8", "mine.yaml", cwd=tmp_path)
+    plan = _call(toy_project, "--dry-run", "training.epochs=8", "mine.yaml", cwd=tmp_path)
     assert plan.stdout == "8 epochs\n"
     assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
 
@@ -148,8 +73,8 @@ def test_show_and_dry_run_take_overrides_and_leave_nothing_behind(project, tmp_p
         (["--nonsense"], ["unrecognized arguments: --nonsense"]),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(project, tmp_path, arguments, words):
-    done = _call(project, *arguments, cwd=tmp_path)
+def test_a_mistake_is_answered_in_one_line(toy_project, tmp_path, arguments, words):
+    done = _call(toy_project, *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -159,8 +84,8 @@ def test_a_mistake_is_answered_in_one_line(project, tmp_path, arguments, words):
 
 
 @pytest.mark.ray
-def test_a_run_starts_its_own_ray_and_leaves_a_whole_folder(project, tmp_path):
-    done = _call(project, "toy", "training.epochs=3", cwd=tmp_path)
+def test_a_run_starts_its_own_ray_and_leaves_a_whole_folder(toy_project, tmp_path):
+    done = _call(toy_project, "toy", "training.epochs=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "trials.jsonl").read_text() == "2 False\n"
@@ -176,8 +101,8 @@ def test_a_run_starts_its_own_ray_and_leaves_a_whole_folder(project, tmp_path):
 
 
 @pytest.mark.ray
-def test_an_interrupted_run_says_how_to_go_on_and_does(project, tmp_path, ray_local):
-    command = [sys.executable, str(project / "nas" / "run_search.py"), "toy", "ending=never"]
+def test_an_interrupted_run_says_how_to_go_on_and_does(toy_project, tmp_path, ray_local):
+    command = [sys.executable, str(toy_project / "nas" / "run_search.py"), "toy", "ending=never"]
     variables = os.environ | _joined(ray_local)
     process = subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -192,26 +117,26 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(project, tmp_path, ray_lo
     assert told[0] == "interrupted"
     assert told[1].endswith(f"run_search.py --resume runs/{folder.name}")
 
-    wrong = _call(project, "--resume", str(folder), "tyo", cwd=tmp_path)
+    wrong = _call(toy_project, "--resume", str(folder), "tyo", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "is a run of toy, not of tyo" in wrong.stderr
 
     *_, option, path = told[1].split()
-    again = _call(project, option, path, cwd=tmp_path, **_joined(ray_local))
+    again = _call(toy_project, option, path, cwd=tmp_path, **_joined(ray_local))
     assert again.returncode == 0, again.stderr
     assert (folder / "trials.jsonl").read_text() == "2 False\n2 True\n"
     assert json.loads((folder / "environment.json").read_text())["finished_at"]
 
 
 @pytest.mark.ray
-def test_what_goes_wrong_in_a_run(project, tmp_path, ray_local):
-    mistake = _call(project, "toy", "ending=mistake", cwd=tmp_path, **_joined(ray_local))
+def test_what_goes_wrong_in_a_run(toy_project, tmp_path, ray_local):
+    mistake = _call(toy_project, "toy", "ending=mistake", cwd=tmp_path, **_joined(ray_local))
     assert mistake.returncode == 2
     assert mistake.stderr.splitlines()[-1] == "error: no folder /data; download it"
     assert "Traceback" not in mistake.stderr
     assert list((tmp_path / "runs").iterdir()) == []  # nothing was tried, nothing is left
 
-    bug = _call(project, "toy", "ending=bug", cwd=tmp_path, **_joined(ray_local))
+    bug = _call(toy_project, "toy", "ending=bug", cwd=tmp_path, **_joined(ray_local))
     assert bug.returncode == 1
     assert "Traceback" in bug.stderr
     assert "--resume runs/toy-" in bug.stderr.splitlines()[-1]
@@ -219,7 +144,7 @@ def test_what_goes_wrong_in_a_run(project, tmp_path, ray_local):
     assert "ValueError: invalid literal for int()" in (folder / "run.log").read_text()
 
 
-def test_crosstie_search_is_the_same(project, tmp_path):
+def test_crosstie_search_is_the_same(toy_project, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
@@ -230,7 +155,7 @@ def test_crosstie_search_is_the_same(project, tmp_path):
             "--dry-run",
         ],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(project)},
+        env=os.environ | {"PYTHONPATH": str(toy_project)},
         capture_output=True,
         text=True,
     )
