@@ -26,7 +26,8 @@ class ImageTextBatch:
     text_mask_BT: Tensor
     """bool; True on tokens, False on padding."""
     labels: dict[str, Tensor]
-    """One int64 tensor [B] for each label column."""
+    """An int64 tensor for each label column: [B] class numbers, or [B, classes] of 0 and 1 for a multi-label; -1
+    (NO_LABEL) where the label is not known."""
     ids: list[str]
     extra: dict[str, list[str]] = field(default_factory=dict)
     """Columns a source adds for reporting only, e.g. the kind of a question."""

@@ -28,7 +28,7 @@ class DecodedSplit:
     starts_R: Tensor
     lengths_R: Tensor
     labels: dict[str, Tensor]
-    """One int64 tensor [R] for each label column."""
+    """An int64 tensor [R], or [R, classes] for a multi-label, for each label column; see ImageTextBatch."""
     label_columns: tuple[LabelColumn, ...]
     ids: list[str]
     extra: dict[str, list[str]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+NO_LABEL = -1
+"""What shards and batches hold where a label is not known, as in a test split without answers."""
 
 
 class ShardError(ValueError):
@@ -18,10 +20,10 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelColumn:
-    """A column the tasks learn from. Shards store the position of the class in `class_names`."""
+    """A column the tasks learn from: one class a row, or any number of them. Shards store positions in `class_names`."""
 
     name: str
-    kind: Literal["class"] = "class"
+    kind: Literal["class", "multilabel"] = "class"
     class_names: tuple[str, ...]
 
     @property
@@ -49,6 +51,8 @@ class SplitCounts:
     groups: int
     images: int
     labels: dict[str, list[int]]
+    unlabelled: dict[str, int] = field(default_factory=dict)
+    """{label column: rows whose label is not known}, for columns that have such rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,10 @@ class Manifest:
     fingerprint: str
     """sha256 of the content in order: ids, pictures, texts, labels. Not of file names, options or times."""
     files: tuple[ShardFile, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    """{reason: rows of the source that are not in the set}"""
+    embedding_size: int = 0
+    """Numbers in the `embedding` column, 0 where there is none."""
 
     def label(self, name: str) -> LabelColumn:
         """The label column of that name. Raises ShardError listing the known ones."""

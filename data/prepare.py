@@ -48,7 +48,10 @@ def prepare(
     started = time.monotonic()
     try:
         manifest = write_shards(
-            source.rows(path, seed=seed, options=chosen), folder, source=asked, labels=source.labels(chosen)
+            source.rows(path, seed=seed, options=chosen),
+            folder,
+            source=asked,
+            labels=source.labels(path, chosen),
         )
     except (OSError, ShardError):
         if not (Path(folder) / MANIFEST_NAME).exists():

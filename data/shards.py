@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,17 @@ import pyarrow.parquet as pq
 
 from data._split_writer import SplitWriter
 from data.manifest import SCHEMA_VERSION, LabelColumn, Manifest, ShardError, sha256_of_file
-from data.row import TEXT_COLUMNS, Row, check_column_names
+from data.row import TEXT_COLUMNS, Dropped, Row, UnusableError, check_column_names
+
+DROPPED_NAME = "dropped.parquet"
+"""Lies beside the shards of a set of which rows were dropped: id, split, reason, detail."""
 
 _ROWS_A_GROUP = 4096
 _CHECKSUM_BYTES = 1 << 30
 
 
 def write_shards(
-    rows: Iterable[Row],
+    rows: Iterable[Row | Dropped],
     folder: str | Path,
     *,
     source: Mapping[str, Any],
@@ -38,6 +42,7 @@ def write_shards(
 ) -> Manifest:
     """Writes `rows` as a set of shards at `folder`, which appears whole or not at all.
 
+    What was dropped, or has a picture that cannot be read, is counted in the manifest and listed in DROPPED_NAME.
     Files are written beside `folder` under a temporary name and renamed at the end, the manifest last. Equal rows
     give byte-identical files. Raises ShardError when `folder` already holds something, when an id comes twice, when a
     group is in two splits, or when a label is not among the class names.
@@ -106,7 +111,7 @@ def is_half_written(folder: str | Path) -> bool:
 
 
 def _write_all(
-    rows: Iterable[Row],
+    rows: Iterable[Row | Dropped],
     folder: Path,
     source: dict[str, Any],
     labels: tuple[LabelColumn, ...],
@@ -115,10 +120,15 @@ def _write_all(
     splits: dict[str, SplitWriter] = {}
     split_of_group: dict[str, str] = {}
     ids: set[str] = set()
-    extra_columns: tuple[str, ...] | None = None
+    dropped: list[Dropped] = []
+    first: Row | None = None
+    extra_columns: tuple[str, ...] = ()
     for row in rows:
-        if extra_columns is None:
-            extra_columns = tuple(sorted(row.extra))
+        if isinstance(row, Dropped):
+            dropped.append(row)
+            continue
+        if first is None:
+            first, extra_columns = row, tuple(sorted(row.extra))
             check_column_names(labels, extra_columns)
         if tuple(sorted(row.extra)) != extra_columns:
             raise ShardError(
@@ -126,36 +136,58 @@ def _write_all(
             )
         if row.id in ids:
             raise ShardError(f"row id {row.id!r} comes twice; ids must be unique")
-        ids.add(row.id)
-        if split_of_group.setdefault(row.group, row.split) != row.split:
+        if split_of_group.get(row.group, row.split) != row.split:
             raise ShardError(
                 f"row {row.id}: group {row.group!r} is in {split_of_group[row.group]} and in {row.split}; "
                 "a group belongs to one split"
             )
         if row.split not in splits:
-            splits[row.split] = SplitWriter(row.split, folder, labels, extra_columns, rows_a_group)
-        splits[row.split].add(row)
-    if not splits:
-        raise ShardError("the source gave no rows")
-    written = [splits[name].close() for name in sorted(splits)]
+            splits[row.split] = SplitWriter(
+                row.split, folder, labels, extra_columns, rows_a_group, len(first.embedding) // 2
+            )
+        try:
+            splits[row.split].add(row)
+        except UnusableError as error:
+            dropped.append(Dropped(id=row.id, split=row.split, reason=error.reason, detail=str(error)))
+            continue
+        ids.add(row.id)
+        split_of_group[row.group] = row.split
+    splits = {name: splits[name] for name in sorted(splits) if splits[name].rows}
+    reasons = dict(sorted(Counter(drop.reason for drop in dropped).items()))
+    if first is None or not splits:
+        why = f"; it dropped {len(dropped)}: {reasons}" if dropped else ""
+        raise ShardError(f"the source gave no rows{why}")
+    if dropped:
+        write_dropped(dropped, folder / DROPPED_NAME)
+    written = [writer.close() for writer in splits.values()]
     sizes = {size for writer in splits.values() for size in writer.image_sizes}
-    height, width = next(iter(sizes))
+    height, width = next(iter(sizes), (0, 0))
     return Manifest(
         schema_version=SCHEMA_VERSION,
         source=json.loads(json.dumps(source)),  # as it will read back: tuples become lists
-        splits={name: splits[name].counts() for name in sorted(splits)},
+        splits={name: writer.counts() for name, writer in splits.items()},
         labels=labels,
-        text_columns=TEXT_COLUMNS,
-        extra_columns=extra_columns or (),
+        text_columns=tuple(
+            name for name in TEXT_COLUMNS if any(name in writer.texts_seen for writer in splits.values())
+        ),
+        extra_columns=extra_columns,
         image_size=height if len(sizes) == 1 and height == width else 0,
-        fingerprint=_set_fingerprint(splits, labels, extra_columns or ()),
+        fingerprint=_set_fingerprint(splits, labels),
         files=tuple(file for files in written for file in files),
+        dropped=reasons,
+        embedding_size=len(first.embedding) // 2,
     )
 
 
-def _set_fingerprint(
-    splits: Mapping[str, SplitWriter], labels: Sequence[LabelColumn], extra_columns: Sequence[str]
-) -> str:
+def write_dropped(dropped: Sequence[Dropped], path: Path) -> None:
+    """Writes what was dropped as one Parquet table, in the order given."""
+    columns = {
+        name: [getattr(drop, name) for drop in dropped] for name in ("id", "split", "reason", "detail")
+    }
+    pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), path)
+
+
+def _set_fingerprint(splits: Mapping[str, SplitWriter], labels: Sequence[LabelColumn]) -> str:
     digest = hashlib.sha256(
         json.dumps([SCHEMA_VERSION, [[c.name, c.kind, c.class_names] for c in labels]]).encode()
     )

@@ -24,6 +24,7 @@ from data import images
 from data.batch import ImageTextBatch
 from data.decoded_split import DecodedSplit
 from data.manifest import Manifest, ShardError
+from data.row import label_values
 from data.shards import ShardSet, open_shards
 from data.text import Tokenizer, pad_ragged
 
@@ -142,7 +143,7 @@ def batch_from_table(
         images_BCHW=torch.stack([decoded[picture] for picture in stored]),
         token_ids_BT=token_ids_BT,
         text_mask_BT=text_mask_BT,
-        labels={c.name: torch.tensor(table[c.name].to_pylist(), dtype=torch.int64) for c in manifest.labels},
+        labels={c.name: torch.from_numpy(label_values(c, table[c.name])) for c in manifest.labels},
         ids=ids,
         extra={name: table[name].to_pylist() for name in manifest.extra_columns},
     )
@@ -211,7 +212,7 @@ def _tokenise(
         tokens=torch.tensor([token for tokens in token_lists for token in tokens], dtype=torch.int64),
         starts_R=torch.from_numpy(starts[text_of_row]),
         lengths_R=torch.from_numpy(lengths[text_of_row]),
-        labels={c.name: torch.from_numpy(table[c.name].to_numpy().astype(np.int64)) for c in labels},
+        labels={c.name: torch.from_numpy(label_values(c, table[c.name])) for c in labels},
         label_columns=labels,
         ids=table["id"].to_pylist(),
         extra={name: table[name].to_pylist() for name in manifest.extra_columns},

@@ -3,8 +3,9 @@
 A source is a module with
 
     OPTIONS                               a frozen keyword-only dataclass; its defaults are the dataset as published
-    rows(path, *, seed, options)          an iterator of data.shards.Row; same arguments, same rows in the same order
-    labels(options)                       the label columns, a tuple of data.shards.LabelColumn
+    rows(path, *, seed, options)          an iterator of Row, and of Dropped for a row that cannot be used; same
+                                          arguments, same rows in the same order; those of one group stand together
+    labels(path, options)                 the label columns, a tuple of LabelColumn
     NEEDS_PATH                            whether `path` must name the dataset's folder (else it must be "")
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 import data.sources
 from data.manifest import LabelColumn
-from data.row import Row
+from data.row import Dropped, Row
 
 
 class SourceError(ValueError):
@@ -31,8 +32,8 @@ class Source:
     """A dataset that `prepare` can turn into shards."""
 
     name: str
-    rows: Callable[..., Iterator[Row]]
-    labels: Callable[[Any], tuple[LabelColumn, ...]]
+    rows: Callable[..., Iterator[Row | Dropped]]
+    labels: Callable[[str, Any], tuple[LabelColumn, ...]]
     options_class: type
     needs_path: bool
 

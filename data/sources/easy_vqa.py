@@ -56,7 +56,7 @@ _ASKS_WHAT = [
 ]
 
 
-def labels(options: EasyVqaOptions) -> tuple[LabelColumn, ...]:
+def labels(path: str, options: EasyVqaOptions) -> tuple[LabelColumn, ...]:
     """One column, `answer`, with the classes in the order of the package's answers.txt."""
     names = (_package_data() / "answers.txt").read_text(encoding="utf-8").split()
     return (LabelColumn(name="answer", class_names=tuple(names)),)

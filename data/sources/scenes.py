@@ -121,7 +121,7 @@ class Question(NamedTuple):
     statement: str
 
 
-def labels(options: ScenesOptions) -> tuple[LabelColumn, ...]:
+def labels(path: str, options: ScenesOptions) -> tuple[LabelColumn, ...]:
     """One column, `answer`: the colours, then the shapes."""
     names = (*tuple(COLOURS)[: options.num_colours], *SHAPES[: options.num_shapes])
     return (LabelColumn(name="answer", class_names=names),)

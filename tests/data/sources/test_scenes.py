@@ -147,7 +147,7 @@ def test_answers_are_the_colours_and_shapes_in_use():
         grid=2,
         objects_max=4,
     )
-    (answer,) = labels(options)
+    (answer,) = labels("", options)
     assert answer.class_names == ("red", "green", "blue", "circle", "square")
     made = list(rows("", seed=0, options=options))
     assert {row.labels["answer"] for row in made} == set(answer.class_names)
