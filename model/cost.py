@@ -109,7 +109,7 @@ def _vision_sizes(config: VisionEncoderConfig) -> _Stream:
         return _checkpoint_vision_sizes(config.source, config.image_size)
     width, patches = config.width, (config.image_size // config.patch_size) ** 2
     tokens = patches + 1  # and the CLS token
-    stem = _convolution_stem(config) if config.stem == "convolution" else _linear_stem(config)
+    stem = _linear_stem(config)
     # CLS token, positions and the closing LayerNorm, which keeps its input and what it gives.
     around = NetworkCost(
         parameters=width + tokens * width + 2 * width,
@@ -130,22 +130,6 @@ def _linear_stem(config: VisionEncoderConfig) -> NetworkCost:
     pixels = 3 * config.patch_size**2
     projection = _linear(pixels, config.width, tokens=(config.image_size // config.patch_size) ** 2)
     return projection + NetworkCost(activation_bytes=BYTES_PER_NUMBER * 3 * config.image_size**2)
-
-
-def _convolution_stem(config: VisionEncoderConfig) -> NetworkCost:
-    """`ConvolutionStem`: 3 x 3 convolutions of stride 2 with GroupNorm and GELU, then a 1 x 1 convolution."""
-    num_halvings = config.patch_size.bit_length() - 1
-    widths = [max(8, config.width >> (num_halvings - 1 - i)) for i in range(num_halvings)]
-    widths[-1] = config.width
-    cost = NetworkCost(activation_bytes=BYTES_PER_NUMBER * 3 * config.image_size**2)
-    before, side = 3, config.image_size
-    for after in widths:
-        side //= 2
-        kept = 3 * after * side**2  # what the convolution, the norm and the GELU give
-        norm = NetworkCost(parameters=2 * after, activation_bytes=BYTES_PER_NUMBER * kept)
-        cost += _linear(9 * before, after, tokens=side**2) + norm
-        before = after
-    return cost + _linear(before, config.width, tokens=side**2)
 
 
 def _block(stream: _Stream) -> NetworkCost:

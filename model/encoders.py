@@ -73,7 +73,6 @@ class VisionEncoder(nn.Module):
             raise ValueError("the vision encoder must have a class token: the heads read it")
         vit.reset_classifier(0)
         self.vit = vit
-        self.blocks = vit.blocks
         self.width: int = vit.embed_dim
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         # Kept as buffers: pixels travel as uint8 and become floats only here, on the training device.
@@ -81,6 +80,11 @@ class VisionEncoder(nn.Module):
         self.register_buffer(
             "offset_C11", -(torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1), persistent=False
         )
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The transformer blocks, in order (they belong to `vit`, and are registered once)."""
+        return self.vit.blocks
 
     @property
     def depth(self) -> int:

@@ -8,6 +8,7 @@ network that lets the words look into the picture early answers it sooner than o
     colour_beside     what colour is the shape left of the red star?    right of, above, below; the next cell
     shape_beside      what shape is left of the red star?
     shape_at          what shape is in row two column three?
+    colour_at         what colour is the shape in row two column three?
 
 Answers are colours and shapes. Of the questions that a picture allows, the one is asked whose answer came least often
 to that very question, so that a guess from the question alone stays near 1 in the number of colours or of shapes.
@@ -42,7 +43,7 @@ COLOURS = {
     "black": (25, 25, 25),
     "cyan": (40, 200, 215),
 }
-KINDS = ("colour_of_shape", "shape_of_colour", "colour_beside", "shape_beside", "shape_at")
+KINDS = ("colour_of_shape", "shape_of_colour", "colour_beside", "shape_beside", "shape_at", "colour_at")
 SIDES = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
@@ -70,6 +71,7 @@ class ScenesOptions:
     weight_colour_beside: float = 1.0
     weight_shape_beside: float = 1.0
     weight_shape_at: float = 1.0
+    weight_colour_at: float = 1.0
 
     def __post_init__(self) -> None:
         _require(
@@ -185,6 +187,11 @@ def candidates(things: list[Thing]) -> list[Question]:
         where = f"in row {NUMBERS[thing.row]} column {NUMBERS[thing.column]}"
         found.append(
             Question("shape_at", f"what shape is {where}?", shape, f"the shape {where} is a {shape}")
+        )
+        found.append(
+            Question(
+                "colour_at", f"what colour is the shape {where}?", colour, f"the shape {where} is {colour}"
+            )
         )
         if looks[shape, colour] > 1:
             continue

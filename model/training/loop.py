@@ -77,14 +77,15 @@ def fit(
     steps_per_epoch: int,
     config: TrainingConfig,
     seed: int,
-    evaluate: Callable[[], Mapping[str, float]],
-    selection: Metric,
+    evaluate: Callable[[], Mapping[str, float]] = dict,
+    selection: Metric | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     state_file: Path | None = None,
 ) -> FitResult:
     """Trains `trainee` for `config.epochs` epochs and leaves it with its best epoch's weights.
 
     `evaluate` gives held-out metrics after each epoch; `selection` says which of them picks the best.
+    Without a selection the last epoch is taken for the best.
     With `state_file` the state is saved there after each epoch (before `on_epoch`), and a run that finds
     such a file goes on from it: the result is bit for bit that of an uninterrupted run on the same CPU.
 
@@ -136,7 +137,8 @@ def fit(
         on_epoch(report)
         if config.patience and progress.epoch - progress.best_epoch >= config.patience:
             break
-    trainee.load_state_dict(progress.best_weights)
+    if progress.best_weights:
+        trainee.load_state_dict(progress.best_weights)
     return FitResult(
         best_epoch=progress.best_epoch, best_metrics=progress.best_metrics, reports=tuple(reports)
     )
@@ -180,7 +182,12 @@ def _autocast(config: TrainingConfig, device: torch.device) -> contextlib.Abstra
     return torch.autocast(device.type, torch.bfloat16) if wants_bfloat16 else contextlib.nullcontext()
 
 
-def _note_best(progress: _Progress, metrics: dict[str, float], selection: Metric, trainee: Any) -> bool:
+def _note_best(
+    progress: _Progress, metrics: dict[str, float], selection: Metric | None, trainee: Any
+) -> bool:
+    if selection is None:
+        progress.best_epoch, progress.best_metrics = progress.epoch, metrics
+        return True
     score = metrics[selection.name] if selection.higher_is_better else -metrics[selection.name]
     if progress.best_weights and not score > progress.best_score:
         return False

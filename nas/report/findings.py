@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from model.placement import Pair, Placement
-from nas.report.numerals import words
+from nas.objectives import Objective as Objective
 from nas.search.records import Report, Role, TrialRecord
 from nas.statistics import (
     Interval,
@@ -29,23 +29,6 @@ PLACEMENT_STAGE = "placement"
 CONFIRM_STAGE = "confirm"
 QUESTION_ONLY = "question only"
 """Label of the baseline that sees no image: what it reaches needs no co-attention to explain."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """A number that the search pushes; its name is that of a metric of the trials or of a cost."""
-
-    name: str
-    direction: Literal["max", "min"]
-    unit: str = ""
-
-    @property
-    def words(self) -> str:
-        return words(self.name)
-
-    def gain(self, value: float) -> float:
-        """The value so turned that more is better."""
-        return value if self.direction == "max" else -value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,18 +46,3 @@ def duration(seconds: float) -> str:
 def count(quantity: int, noun: str, plural: str = "") -> str:
     """`count(1, "trial")` is "1 trial", `count(2, "trial")` "2 trials"."""
     return f"{quantity:,} {noun if quantity == 1 else plural or noun + 's'}"
-
-
-def words(name: str) -> str:
-    """A name as one writes it in a sentence: `words("linear_cka")` is "linear CKA"."""
-    return " ".join(_SPELLINGS.get(part, part) for part in name.split("_"))
-
-
-_SPELLINGS = {
-    "auroc": "AUROC",
-    "cka": "CKA",
-    "flops": "FLOPs",
-    "knn": "kNN",
-    "svcca": "SVCCA",
-    "pwcca": "PWCCA",
-}

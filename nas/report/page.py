@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.objectives import words
 from nas.report import tables
 from nas.report.figures import (
     Draw,
@@ -27,7 +28,7 @@ from nas.report.figures import (
 )
 from nas.report.findings import CONFIRM_STAGE, PLACEMENT_STAGE, ConfirmedRow, Findings, Objective, find
 from nas.report.markup import Content, Markup, element, html, join, picture, table
-from nas.report.numerals import MISSING, count, duration, number, si, signed, words
+from nas.report.numerals import MISSING, count, duration, number, si, signed
 from nas.report.verdict import verdict
 from nas.search.records import TrialRecord, read_trials
 from nas.statistics import Interval

@@ -26,7 +26,7 @@ TEXT_TOKENS, VOCABULARY_SIZE, NUM_CLASSES, BATCH = 11, 90, 13, 2
 SMALL = NetworkConfig(placement=Placement.parse("t1-v1 t3-v3"))
 UNEQUAL = NetworkConfig(
     text=TextEncoderConfig(depth=3, width=48, heads=3, feedforward_ratio=2, max_length=20),
-    vision=VisionEncoderConfig(depth=5, width=32, heads=2, image_size=48, patch_size=8, stem="linear"),
+    vision=VisionEncoderConfig(depth=5, width=32, heads=2, image_size=48, patch_size=8),
     coattention=CoAttentionConfig(heads=2, width=80, feedforward_ratio=3, gated=False),
     placement=Placement.parse("t0-v1 t0-v1 t2-v4 t3-v5"),
     join="product",
@@ -118,7 +118,7 @@ def test_thesis_scale_is_priced_in_no_time() -> None:
     """Spec 2: BERT 17.4 GMAC at 197 tokens, ViT 17.6, a co-attention layer 3.26."""
     big = NetworkConfig(
         text=TextEncoderConfig(depth=12, width=768, heads=12, max_length=512),
-        vision=VisionEncoderConfig(depth=12, width=768, heads=12, image_size=224, stem="linear"),
+        vision=VisionEncoderConfig(depth=12, width=768, heads=12, image_size=224),
         coattention=CoAttentionConfig(width=1024, heads=8, feedforward_ratio=4),
     )
 

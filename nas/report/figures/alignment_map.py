@@ -8,9 +8,9 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nas.objectives import words
 from nas.report.figures._style import INK, WIDTH_INCHES, note, short_name, styled
 from nas.report.findings import Findings, ties_of
-from nas.report.numerals import words
 from nas.report.tables import alignment_of_the_best
 
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, ScalarFormatter
 
+from nas.objectives import words
 from nas.report.figures._style import GREY, INK, ORANGE, PALE, WIDTH_INCHES, axis_label, note, styled
 from nas.report.findings import Candidate, Findings, Objective, pareto_front
-from nas.report.numerals import words
 
 _LABEL_WIDTH, _LABEL_HEIGHT = 24.0, 9.5  # points
 

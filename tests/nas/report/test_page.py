@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from nas.objectives import words
 from nas.report.findings import Objective
 from nas.report.markup import Markup, element, html
-from nas.report.numerals import count, duration, number, si, signed, words
+from nas.report.numerals import count, duration, number, si, signed
 from nas.report.page import write_report
 from nas.search.records import TrialLog, TrialLogError
 

@@ -1,0 +1,133 @@
+"""The confirmation: the finalists and the named baselines, re-trained on fresh seeds, judged on the test split.
+
+Seeds are shared: every network is trained on the same ones, so that differences are paired.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from model.network_config import Join, Modality, NetworkConfig
+from model.placement import PLACEMENT_NAMES, Placement, named_placement
+from model.training.config import PretrainingConfig, TrainingConfig
+from model.training.determinism import derived_seed
+from nas.experiments._experiment import ConfirmationConfig
+from nas.objectives import Objective
+from nas.search.records import Role, TrialRecord
+from nas.search.stage import CostOf, TrialSpec
+from search_spaces import Point
+
+STAGE = "confirm"
+_JOINS: dict[str, Join] = {"concat": "concat", "product": "product", "sum": "sum"}
+_JOINED = {"concat": "concatenated", "product": "multiplied", "sum": "summed"}
+_MODALITIES: dict[str, Modality] = {"text": "text", "vision": "vision"}
+_ONLY = {"text": "question only", "vision": "image only"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network to confirm, and what the report calls it."""
+
+    label: str
+    role: Role
+    network: NetworkConfig
+    point: Point
+
+
+def finalists(trials: Sequence[TrialRecord], objective: Objective, count: int) -> list[TrialRecord]:
+    """The best full-budget trials, one a network, best first; networks with no ties are baselines anyway.
+
+    A network that was tried several times stands for its mean: the luckiest run is no finalist.
+    """
+    values: dict[str, list[float]] = {}
+    examples: dict[str, TrialRecord] = {}
+    for trial in trials:
+        has_ties = bool(Placement.parse(trial.network_name.partition(" · ")[0]).pairs)
+        if trial.state == "done" and has_ties:
+            values.setdefault(trial.network, []).append(objective.gain(trial.metrics[objective.name]))
+            examples.setdefault(trial.network, trial)
+    ranked = sorted(values, key=lambda network: (-sum(values[network]) / len(values[network]), network))
+    return [examples[network] for network in ranked[:count]]
+
+
+def candidates(
+    best: Sequence[tuple[Point, NetworkConfig]], config: ConfirmationConfig, base: NetworkConfig
+) -> list[Candidate]:
+    """The finalists and the baselines. A baseline that is a finalist is not trained twice: its name goes into the
+    finalist's label."""
+    reference = best[0][1] if best else base
+    baselines = {name: baseline_network(name, reference) for name in config.baselines}
+    found: list[Candidate] = []
+    for rank, (point, network) in enumerate(best, start=1):
+        label = "best placement" if rank == 1 else f"placement ranked {rank}"
+        same = [name for name, baseline in baselines.items() if baseline.key == network.key]
+        label += f" (= {', '.join(same)})" if same else ""
+        found.append(Candidate(label=label, role="finalist", network=network, point=point))
+    keys = {candidate.network.key for candidate in found}
+    for name, network in baselines.items():
+        if network.key not in keys:
+            found.append(
+                Candidate(
+                    label=baseline_label(name), role="baseline", network=network, point={"baseline": name}
+                )
+            )
+    return found
+
+
+def confirmation_specs(
+    chosen: Sequence[Candidate],
+    config: ConfirmationConfig,
+    *,
+    training: TrainingConfig,
+    pretraining: PretrainingConfig,
+    seed: int,
+    cost_of: CostOf,
+) -> list[TrialSpec]:
+    """A trial for each candidate and seed; seed by seed, so that an interrupted confirmation has whole pairs."""
+    seeds = [derived_seed(seed, STAGE, replicate) for replicate in range(config.num_seeds)]
+    pairs = [(replicate_seed, candidate) for replicate_seed in seeds for candidate in chosen]
+    return [
+        TrialSpec(
+            stage=STAGE,
+            trial=f"{STAGE}-{number:04d}",
+            number=number,
+            point=candidate.point,
+            network=candidate.network,
+            training=training,
+            pretraining=pretraining,
+            seed=replicate_seed,
+            role=candidate.role,
+            label=candidate.label,
+            cost=cost_of(candidate.network),
+            is_confirmation=True,
+        )
+        for number, (replicate_seed, candidate) in enumerate(pairs)
+    ]
+
+
+def baseline_network(name: str, reference: NetworkConfig) -> NetworkConfig:
+    """The network of a baseline's name: `reference` with other ties, another way to join, or one stream.
+
+    Raises:
+        ValueError: no baseline has that name.
+    """
+    kind, _, variant = name.partition("_")
+    if kind == "none" and variant in _JOINS:
+        return replace(reference, placement=Placement(), join=_JOINS[variant])
+    if kind in _MODALITIES and variant == "only":
+        return replace(reference, placement=Placement(), modality=_MODALITIES[kind])
+    if name in PLACEMENT_NAMES and name != "none":
+        placement = named_placement(
+            name, text_depth=reference.text.depth, vision_depth=reference.vision.depth
+        )
+        return replace(reference, placement=placement)
+    known = [name for name in PLACEMENT_NAMES if name != "none"]
+    known += [f"none_{join}" for join in _JOINS] + [f"{modality}_only" for modality in _MODALITIES]
+    raise ValueError(f"no baseline is called {name!r}; there are {', '.join(known)}")
+
+
+def baseline_label(name: str) -> str:
+    """What the report calls a baseline: "no ties, multiplied", "question only", "late"."""
+    kind, _, variant = name.partition("_")
+    if kind == "none":
+        return f"no ties, {_JOINED[variant]}"
+    return _ONLY[kind] if variant == "only" else name

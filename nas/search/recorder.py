@@ -1,0 +1,86 @@
+"""Writes down what a stage's trials do, as it happens: trial log, TensorBoard, progress line.
+
+The driver alone writes, from Tune's callbacks, so that one log has one writer.
+"""
+
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from nas.report.tensorboard import TrialBoard
+from nas.search.progress import Progress
+from nas.search.records import TrialLog
+from nas.search.stage import TrialSpec
+from nas.search.trial import as_lists
+
+
+class Recorder(Callback):
+    """Tune's callback that turns trial events into lines of the trial log, and shows them."""
+
+    def __init__(self, log: TrialLog, board: TrialBoard, progress: Progress) -> None:
+        self._log = log
+        self._board = board
+        self._progress = progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles callbacks for `Tuner.restore`, which we do not use (a search resumes from its log)."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        spec = _spec(trial)
+        self._board.start(self._log.start(**spec.start_event()))
+        self._progress.start(spec.trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any
+    ) -> None:
+        if "final" in result:
+            return
+        event = self._log.report(
+            stage=_spec(trial).stage,
+            trial=_spec(trial).trial,
+            epoch=result["epoch"],
+            step=result["step"],
+            seconds=round(result["seconds"], 3),
+            metrics=result["metrics"],
+            alignment=as_lists(result["alignment"]),
+        )
+        self._board.report(event)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result, spec = trial.last_result, _spec(trial)
+        final = result.get("final")
+        if final is None:
+            self._end(spec, "stopped", result, reason=f"by the scheduler after epoch {result.get('epoch')}")
+            return
+        self._end(spec, "done", result, metrics=final["metrics"], test=final["test"])
+        value = final["metrics"].get(self._progress.objective.name)
+        if value is not None:
+            self._progress.note(value, spec.network.name)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(_spec(trial), "failed", trial.last_result or {}, reason=_reason(trial))
+
+    def _end(self, spec: TrialSpec, state: str, result: dict, **fields: Any) -> None:
+        event = self._log.end(
+            stage=spec.stage,
+            trial=spec.trial,
+            state=state,
+            epochs=result.get("epoch", 0),
+            seconds=round(result.get("time_total_s", 0.0), 3),
+            **fields,
+        )
+        self._board.end(event)
+        self._progress.end(spec.trial, state, fields.get("reason", ""))
+
+
+def _spec(trial: Trial) -> TrialSpec:
+    return trial.config["spec"]
+
+
+def _reason(trial: Trial) -> str:
+    """The last line of what went wrong: the exception itself, without the stack that Ray wraps around it."""
+    error = trial.get_error() if hasattr(trial, "get_error") else None
+    lines = [line.strip() for line in str(error or "the worker died").splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "the worker died"

@@ -1,0 +1,214 @@
+"""Evaluate one point: the only function of a search that runs on a worker. It knows nothing of Ray.
+
+`run_trial` reports after every epoch {"epoch", "step", "seconds", "metrics", "alignment", <objective>: value, …}
+and once more at its end with the key "final": what the best epoch is worth, and, in the confirmation, what the
+test split says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.decoded_split import DecodedSplit
+from data.shards import ShardSet, open_shards
+from data.stream import load_split
+from data.text import HubTokenizer, Tokenizer, WordTokenizer
+from model.network_config import NetworkConfig
+from model.pretraining._joint import JointPretraining
+from model.tasks._task import Task, load_task
+from model.training.checkpoint import save_network
+from model.training.config import PretrainingConfig, TrainingConfig
+from model.training.determinism import derived_seed, seed_everything
+from model.training.evaluation import evaluate_task, measure_alignment
+from model.training.finetuning import FineTuning
+from model.training.loop import EpochReport, fit, training_device
+from model.vilbert import TwoStream, build_two_stream
+from nas.experiments._experiment import EvaluationConfig
+from nas.objectives import Objective, Outcome
+from nas.search.stage import TrialSpec
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialContext:
+    """What all trials of a run share: where the data are, the task, and what is measured."""
+
+    shards: Path
+    task: str
+    evaluation: EvaluationConfig
+    objectives: tuple[Objective, ...]
+    checkpoints: Path
+    scratch: Path
+    num_threads: int = 1
+
+
+def run_trial(spec: TrialSpec, context: TrialContext, report: Report) -> None:
+    """Pretrains, fine-tunes and evaluates the network of `spec`, reporting as it goes.
+
+    Raises:
+        NonFiniteLoss: a loss became NaN or infinite; the message names the phase's step.
+        ShardError, ValueError: the data or the configuration cannot be used.
+    """
+    torch.set_num_threads(context.num_threads)
+    seed_everything(spec.seed)
+    shards = open_shards(context.shards)
+    tokenizer = build_tokenizer(shards, spec.network)
+    task = load_task(context.task, shards.manifest.labels)
+    rows = _TrialRows(shards, tokenizer, task, spec.network.text.max_length)
+    device = training_device(spec.training)
+
+    network = build_two_stream(
+        spec.network, vocabulary_size=tokenizer.vocabulary_size, pad_id=tokenizer.pad_id
+    )
+    pretraining_losses = _pretrain(spec, context, network, tokenizer, rows)
+    trainee = FineTuning(network, spec.network, task)
+    train = rows.load("train")
+    validation = rows.load("validation", limit=context.evaluation.validation_rows)
+    held_out = _held_out(validation, context.evaluation, spec)
+
+    def outcome(metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Everything measured after an epoch, each objective's value under its own name."""
+        alignment = {} if held_out is None else measure_alignment(
+            network, held_out, context.evaluation.measures, device=device
+        )  # fmt: skip
+        numbers = dict(metrics) | {name: float(matrix[-1, -1]) for name, matrix in alignment.items()}
+        found = Outcome(metrics=numbers, alignment=alignment, cost=spec.cost)
+        values = {objective.name: objective.value(found) for objective in context.objectives}
+        return {"metrics": numbers | values, "alignment": alignment, **values}
+
+    def on_epoch(epoch: EpochReport) -> None:
+        losses = {"train_loss": epoch.train_losses["loss"]} | pretraining_losses
+        report(
+            {"epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
+            | outcome(epoch.metrics | losses)
+        )
+
+    result = fit(
+        trainee,
+        batches=lambda first: train.endless_batches(
+            spec.training.batch_size, seed=derived_seed(spec.seed, "order"), first_batch=first
+        ),
+        steps_per_epoch=steps_per_epoch(spec.training, len(train)),
+        config=spec.training,
+        seed=derived_seed(spec.seed, "training"),
+        evaluate=lambda: evaluate_task(trainee, validation, device=device),
+        selection=task.selection,
+        on_epoch=on_epoch,
+    )
+    best = outcome(result.best_metrics)
+    final: dict[str, Any] = {"metrics": best["metrics"], "best_epoch": result.best_epoch, "test": {}}
+    if spec.is_confirmation:
+        test = rows.load("test", limit=context.evaluation.test_rows)
+        final["test"] = evaluate_task(trainee, test, device=device)
+        save_network(
+            context.checkpoints / spec.trial,
+            trainee,
+            spec.network,
+            task=context.task,
+            tokenizer=tokenizer,
+            label_columns=shards.manifest.labels,
+            facts={
+                "trial": spec.trial,
+                "label": spec.label,
+                "seed": spec.seed,
+                "validation": result.best_metrics,
+                "test": final["test"],
+                "data_fingerprint": shards.manifest.fingerprint,
+            },
+        )
+    values = {objective.name: best[objective.name] for objective in context.objectives}
+    report({"epoch": result.reports[-1].epoch, "final": final, **values})
+
+
+def build_tokenizer(shards: ShardSet, network: NetworkConfig) -> Tokenizer:
+    """The text encoder's own tokenizer; for a random encoder, one built from the words of the training split."""
+    if network.text.source != "random":
+        return HubTokenizer(network.text.source)
+    table = shards.read("train", list(shards.manifest.text_columns))
+    texts = [text for name in shards.manifest.text_columns for text in table[name].to_pylist()]
+    return WordTokenizer.from_texts(texts)
+
+
+def steps_per_epoch(config: TrainingConfig, num_rows: int) -> int:
+    """The optimiser steps of an epoch: as configured, or one pass over the rows."""
+    return config.steps_per_epoch or max(1, num_rows // (config.batch_size * config.accumulation))
+
+
+@dataclass(frozen=True)
+class _TrialRows:
+    """Splits of the data set, tokenised for one network (decoded once a process, by `load_split`)."""
+
+    shards: ShardSet
+    tokenizer: Tokenizer
+    task: Task
+    max_length: int
+
+    def load(self, split: str, *, limit: int = 0, column: str = "") -> DecodedSplit:
+        return load_split(
+            self.shards,
+            split,
+            self.tokenizer,
+            text_column=column or self.task.text_column,
+            limit=limit,
+            max_length=self.max_length,
+        )
+
+
+def _pretrain(
+    spec: TrialSpec, context: TrialContext, network: TwoStream, tokenizer: Tokenizer, rows: _TrialRows
+) -> dict[str, float]:
+    """Pretrains the two-stream network, where the trial asks for it; the losses of the last epoch."""
+    config: PretrainingConfig = spec.pretraining
+    if not config.enabled or spec.network.modality != "both":
+        return {}
+    seed = derived_seed(spec.seed, "pretraining")
+    if config.num_workers > 1:
+        from model.training.distributed import pretrain_distributed
+
+        reports = pretrain_distributed(
+            network,
+            spec.network,
+            shards_folder=context.shards,
+            tokenizer=tokenizer,
+            config=config,
+            seed=seed,
+            name=f"pretraining-{spec.trial}-{spec.seed}",
+            storage=context.scratch,
+            max_length=spec.network.text.max_length,
+        )
+        return _pretraining_losses(reports[-1])
+    captions = rows.load("train", column="caption")
+    # Pretraining has no downstream metric: its last epoch is what fine-tuning starts from.
+    trainee = JointPretraining(network, tokenizer, config.objectives)
+    result = fit(
+        trainee,
+        batches=lambda first: captions.endless_batches(
+            config.training.batch_size, seed=seed, first_batch=first
+        ),
+        steps_per_epoch=steps_per_epoch(config.training, len(captions)),
+        config=config.training,
+        seed=seed,
+    )
+    return _pretraining_losses(result.reports[-1])
+
+
+def _pretraining_losses(report: EpochReport) -> dict[str, float]:
+    return {f"pretraining_{name}": loss for name, loss in report.train_losses.items()}
+
+
+def _held_out(validation: DecodedSplit, config: EvaluationConfig, spec: TrialSpec) -> DecodedSplit | None:
+    """The rows that alignment is measured on: the same ones for every trial of a run."""
+    if spec.network.modality != "both" or not config.measures:
+        return None
+    count = min(config.alignment_rows or validation.num_images, validation.num_images)
+    return validation.rows_with_distinct_images(count, seed=0)
+
+
+def as_lists(alignment: Mapping[str, np.ndarray]) -> dict[str, list[list[float]]]:
+    """Alignment matrices as the trial log takes them."""
+    return {name: np.round(matrix, 5).tolist() for name, matrix in alignment.items()}

@@ -1,0 +1,276 @@
+"""A search, from data to report: hyperparameters, then placement, then confirmation.
+
+Each stage reads from the trial log what it has done already, so that a resumed run is the same page, read again.
+"""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.batch import ImageTextBatch
+from data.prepare import prepare
+from data.shards import ShardSet, open_shards
+from model.cost import network_cost
+from model.fusion_head import FusionHead
+from model.network_config import NetworkConfig
+from model.placement import Placement, named_placement
+from model.tasks._task import load_task
+from model.training.config import TrainingConfig
+from model.training.optimizer import build_optimizer
+from model.vilbert import build_two_stream
+from nas.experiments._experiment import Experiment, StageConfig
+from nas.objectives import Objective
+from nas.report.page import write_report
+from nas.report.tensorboard import TrialBoard
+from nas.run_folder import RunFolder
+from nas.search import confirm
+from nas.search.records import TrialLog, TrialRecord, read_trials
+from nas.search.stage import CostOf, SearchFailed, Stage, TrialSpec
+from nas.search.trial import TrialContext, build_tokenizer
+from nas.search.tuner import StageRun, search_stage, train_all
+
+log = logging.getLogger(__name__)
+
+HYPERPARAMETERS, PLACEMENT = "hyperparameters", "placement"
+
+
+def run(experiment: Experiment, folder: RunFolder, *, resume: bool) -> None:
+    """Runs the search in `folder`, or what is left of it, and publishes its report.
+
+    Raises:
+        ValueError: the experiment does not fit its data or itself.
+        SearchFailed: no trial of a stage was left to go on from.
+    """
+    started = time.monotonic()
+    shards = open_data(experiment, folder.path.parent)
+    folder.record(data_fingerprint=shards.manifest.fingerprint, data=dict(shards.manifest.source))
+    context = TrialContext(
+        shards=shards.folder,
+        task=experiment.task,
+        evaluation=experiment.evaluation,
+        objectives=_all_objectives(experiment),
+        checkpoints=folder.checkpoints,
+        scratch=folder.path / "train",
+    )
+    cost_of = cost_function(experiment, shards)
+    with TrialLog(folder.trials_log) as trial_log:
+        board = TrialBoard(
+            folder.tune, objectives=context.objectives, measures=experiment.evaluation.measures
+        )
+
+        def stage_run(title: str) -> StageRun:
+            return StageRun(
+                folder=folder.tune,
+                journal=folder.study,
+                log=trial_log,
+                board=board,
+                context=context,
+                resources=experiment.resources,
+                title=title,
+            )
+
+        hyperparameters = hyperparameter_stage(experiment, cost_of)
+        search_stage(
+            hyperparameters, stage_run("stage 1/3 hyperparameters"), recorded(folder, HYPERPARAMETERS)
+        )
+        _publish(experiment, folder)
+
+        placement = placement_stage(experiment, hyperparameters, recorded(folder, HYPERPARAMETERS))
+        search_stage(placement, stage_run("stage 2/3 placement"), recorded(folder, PLACEMENT))
+        _publish(experiment, folder)
+
+        specs = confirmation(experiment, placement, recorded(folder, PLACEMENT), cost_of)
+        train_all(
+            specs,
+            stage_run("stage 3/3 confirmation"),
+            recorded(folder, confirm.STAGE),
+            experiment.placement.objectives[0],
+        )
+        board.close()
+    page = _publish(experiment, folder)
+    log.info("finished in %.0f s; open %s", time.monotonic() - started, page)
+
+
+def plan(experiment: Experiment) -> str:
+    """What a run would do and cost: stages, trials, networks, FLOPs, and time with its basis."""
+    widest = replace(experiment.network, placement=_reference_placement(experiment.network))
+    cost = network_cost(widest, text_tokens=12, vocabulary_size=1000, num_classes=16)
+    training, seconds_per_step = experiment.training, _measured_step(widest, experiment.training)
+    steps = training.epochs * (training.steps_per_epoch or 1000)
+    confirmation = experiment.confirmation
+    num_confirmed = (confirmation.num_finalists + len(confirmation.baselines)) * confirmation.num_seeds
+    stages = [
+        (
+            "hyperparameters",
+            experiment.hyperparameters.num_trials,
+            experiment.hyperparameters.space.num_points,
+        ),
+        ("placement", experiment.placement.num_trials, experiment.placement.space.num_points),
+        ("confirmation", num_confirmed, confirmation.num_finalists + len(confirmation.baselines)),
+    ]
+    seconds = seconds_per_step * steps * sum(trials for _, trials, _ in stages)
+    lines = [
+        f"{experiment.name}: {experiment.data.source}, {steps} steps of {training.batch_size} rows a trial",
+        "",
+    ]
+    lines += [
+        f"  {name:<16} {trials:>4} trials of {points or 'infinitely many'} points"
+        for name, trials, points in stages
+    ]
+    lines += [
+        "",
+        f"  network at {widest.placement}: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOP a row forward",
+        f"  one step measured here: {seconds_per_step * 1000:.0f} ms; at most {seconds / 3600:.2f} device-hours, "
+        f"less what early stopping saves (pretraining and evaluation not counted)",
+    ]
+    return "\n".join(lines)
+
+
+def open_data(experiment: Experiment, root: Path) -> ShardSet:
+    """The experiment's data as shards, prepared below `root` the first time; sets are shared between runs."""
+    data = experiment.data
+    options = "".join(f"-{name}{value}" for name, value in sorted(data.options.items()))
+    name = f"{data.source}-seed{data.seed}{options}".replace("/", "_")[:120]
+    folder = root / "shards" / name
+    prepare(data.source, data.path, folder, seed=data.seed, options=data.options)
+    return open_shards(folder)
+
+
+def cost_function(experiment: Experiment, shards: ShardSet) -> CostOf:
+    """Parameters and FLOPs of a network on this data: a text of the mean length, the task's own head."""
+    tokenizer = build_tokenizer(shards, experiment.network)
+    task = load_task(experiment.task, shards.manifest.labels)
+    texts = shards.read("train", [task.text_column])[task.text_column].to_pylist()[:2000]
+    lengths = [len(tokens) for tokens in tokenizer.encode(texts, experiment.network.text.max_length)]
+    text_tokens = round(float(np.mean(lengths)))
+
+    def cost_of(network: NetworkConfig) -> dict[str, float]:
+        cost = network_cost(
+            network,
+            text_tokens=text_tokens,
+            vocabulary_size=tokenizer.vocabulary_size,
+            num_classes=task.num_outputs,
+        )
+        return {"parameters": cost.parameters, "flops": cost.flops}
+
+    return cost_of
+
+
+def hyperparameter_stage(experiment: Experiment, cost_of: CostOf) -> Stage:
+    """Stage 1: training hyperparameters at the reference placement, the middle one."""
+    return Stage(
+        name=HYPERPARAMETERS,
+        config=experiment.hyperparameters,
+        network=replace(experiment.network, placement=_reference_placement(experiment.network)),
+        training=experiment.training,
+        pretraining=experiment.pretraining,
+        seed=experiment.seed,
+        cost_of=cost_of,
+    )
+
+
+def placement_stage(experiment: Experiment, hyperparameters: Stage, trials: list[TrialRecord]) -> Stage:
+    """Stage 2: placement, with the best hyperparameters of stage 1."""
+    best = _best(trials, experiment.hyperparameters, HYPERPARAMETERS)
+    network, training = experiment.hyperparameters.space.apply(
+        dict(best.point), hyperparameters.network, hyperparameters.training
+    )
+    return replace(
+        hyperparameters, name=PLACEMENT, config=experiment.placement, network=network, training=training
+    )
+
+
+def confirmation(
+    experiment: Experiment, placement: Stage, trials: list[TrialRecord], cost_of: CostOf
+) -> list[TrialSpec]:
+    """Stage 3: the best placements and the baselines, over fresh seeds."""
+    _best(trials, experiment.placement, PLACEMENT)
+    objective = experiment.placement.objectives[0]
+    best = confirm.finalists(trials, objective, experiment.confirmation.num_finalists)
+    built = [
+        (
+            dict(trial.point),
+            experiment.placement.space.apply(dict(trial.point), placement.network, placement.training)[0],
+        )
+        for trial in best
+    ]
+    return confirm.confirmation_specs(
+        confirm.candidates(built, experiment.confirmation, placement.network),
+        experiment.confirmation,
+        training=placement.training,
+        pretraining=experiment.pretraining,
+        seed=experiment.seed,
+        cost_of=cost_of,
+    )
+
+
+def recorded(folder: RunFolder, stage: str) -> list[TrialRecord]:
+    """What the trial log holds of a stage."""
+    return [trial for trial in read_trials(folder.trials_log) if trial.stage == stage]
+
+
+def _best(trials: list[TrialRecord], config: StageConfig, stage: str) -> TrialRecord:
+    """The full-budget trial that is best by the stage's first objective."""
+    objective = config.objectives[0]
+    done = [trial for trial in trials if trial.state == "done"]
+    if not done:
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        raise SearchFailed(
+            f"no trial of the {stage} stage ran to its end, so there is nothing to go on with: "
+            f"{'; '.join(reasons) or 'none was started'}"
+        )
+    return max(done, key=lambda trial: (objective.gain(trial.metrics[objective.name]), -trial.number))
+
+
+def _all_objectives(experiment: Experiment) -> tuple[Objective, ...]:
+    """The objectives of both searches, each name once: every one is recorded on every trial."""
+    both = (*experiment.placement.objectives, *experiment.hyperparameters.objectives)
+    return tuple({objective.name: objective for objective in reversed(both)}.values())[::-1]
+
+
+def _reference_placement(network: NetworkConfig) -> Placement:
+    """Where the ties stand while hyperparameters are searched: where the experiment puts them, else in the middle."""
+    if network.placement.pairs:
+        return network.placement
+    return named_placement("middle", text_depth=network.text.depth, vision_depth=network.vision.depth)
+
+
+def _publish(experiment: Experiment, folder: RunFolder) -> Path:
+    """Writes the report as it stands; a search that is still going on has one too."""
+    network = experiment.network
+    return write_report(
+        folder.path,
+        objectives=experiment.placement.objectives,
+        experiment=folder.experiment_name,
+        provenance=folder.facts(),
+        text_taps=[str(layer) for layer in range(network.text.depth + 1)],
+        vision_taps=[str(layer) for layer in range(network.vision.depth + 1)],
+    )
+
+
+def _measured_step(config: NetworkConfig, training: TrainingConfig, *, num_steps: int = 5) -> float:
+    """Seconds of one training step of a network on this machine, on random rows; the median of a few."""
+    network = build_two_stream(config, vocabulary_size=1000)
+    head = FusionHead(network, config, num_outputs=16)
+    both = torch.nn.ModuleDict({"network": network, "head": head})
+    optimizer = build_optimizer(both, training)
+    rows, size = training.batch_size, config.vision.image_size
+    batch = ImageTextBatch(
+        images_BCHW=torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8),
+        token_ids_BT=torch.randint(1, 1000, (rows, min(12, config.text.max_length))),
+        text_mask_BT=torch.ones(rows, min(12, config.text.max_length), dtype=torch.bool),
+        labels={},
+        ids=[str(row) for row in range(rows)],
+    )
+    seconds = []
+    for _ in range(num_steps):
+        started = time.perf_counter()
+        head(network(batch.token_ids_BT, batch.text_mask_BT, batch.images_BCHW)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
