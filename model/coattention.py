@@ -36,16 +36,12 @@ class CoAttentionHalfBlock(nn.Module):
     """One stream's side of a co-attention layer.
 
     `attends`: this stream reads the other one (it has queries, an output projection and a feed-forward
-    layer). `is_attended`: the other stream reads this one (it has keys and values). A side that does
-    neither has no parameters, so that a one-directional layer holds nothing that gets no gradient.
+    layer). `is_attended`: the other stream reads this one (it has keys and values). What a side does not
+    do it has no parameters for, so that a one-directional layer holds nothing that gets no gradient.
     """
 
     def __init__(self, width: int, config: CoAttentionConfig, *, attends: bool, is_attended: bool) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise ValueError(
-                f"coattention.width={config.width} must be a multiple of coattention.heads={config.heads}"
-            )
         self.heads = config.heads
         self.dropout = config.dropout
         self.norm = nn.LayerNorm(width)

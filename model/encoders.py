@@ -4,7 +4,9 @@ Shapes: B rows, T text tokens, N image tokens (CLS and patches), H x W pixels, D
 Each encoder has `depth`, `width`, `embed`, `blocks` and `final`; `vilbert.py` runs them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +16,43 @@ from model.network_config import TextEncoderConfig, VisionEncoderConfig
 
 # isort: split
 import timm
+from timm.data import resolve_model_data_config  # type: ignore[attr-defined]
+from timm.models._hub import save_config_for_hf  # what push_to_hf_hub writes; not public alone
 from timm.models.vision_transformer import VisionTransformer
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 
 class TextEncoder(nn.Module):
-    """A BERT-family encoder; token 0 of its output is the CLS vector."""
+    """A BERT-family encoder; token 0 of its output is the CLS vector.
 
-    def __init__(self, bert: nn.Module) -> None:
+    Raises:
+        ValueError: the model has not BERT's parts.
+    """
+
+    def __init__(self, bert: Any) -> None:
         super().__init__()
         if not (hasattr(bert, "embeddings") and hasattr(bert, "encoder") and hasattr(bert.encoder, "layer")):
             raise ValueError(
                 f"the text encoder must be of the BERT family (embeddings, encoder.layer); "
                 f"got {type(bert).__name__}"
             )
+        self.config = bert.config
         self.embeddings = bert.embeddings
         self.blocks: nn.ModuleList = bert.encoder.layer
         self.width: int = bert.config.hidden_size
         self.vocabulary_size: int = bert.config.vocab_size
-        self.max_length: int = bert.config.max_position_embeddings
+        positions = bert.embeddings.position_embeddings
+        # RoBERTa counts its positions from the padding id + 1.
+        unused = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        self.max_length: int = positions.num_embeddings - unused
 
     @property
     def depth(self) -> int:
         return len(self.blocks)
+
+    @property
+    def word_embeddings_VD(self) -> Tensor:
+        return self.embeddings.word_embeddings.weight
 
     def embed(self, token_ids_BT: Tensor, type_ids_BT: Tensor | None = None) -> Tensor:
         """Token ids [B, T] to embeddings [B, T, D].
@@ -60,6 +76,10 @@ class TextEncoder(nn.Module):
         """BERT's blocks end in a LayerNorm of their own: nothing more to do."""
         return x_BTD
 
+    def save_architecture(self, folder: Path) -> None:
+        """Writes what `build_text_encoder` needs to build this encoder without its weights."""
+        self.config.save_pretrained(folder)
+
 
 class VisionEncoder(nn.Module):
     """A timm ViT that takes uint8 pixels and normalises them as its checkpoint was trained.
@@ -67,12 +87,15 @@ class VisionEncoder(nn.Module):
     Token 0 of its output is the CLS vector; `num_prefix_tokens` counts it and any register tokens.
     """
 
-    def __init__(self, vit: VisionTransformer, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    scale_C11: Tensor
+    offset_C11: Tensor
+
+    def __init__(self, vit: VisionTransformer, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if not getattr(vit, "has_class_token", False):
             raise ValueError("the vision encoder must have a class token: the heads read it")
         vit.reset_classifier(0)
-        self.vit = vit
+        self.vit: Any = vit
         self.width: int = vit.embed_dim
         self.num_prefix_tokens: int = vit.num_prefix_tokens
         # Kept as buffers: pixels travel as uint8 and become floats only here, on the training device.
@@ -94,14 +117,26 @@ class VisionEncoder(nn.Module):
     def num_patches(self) -> int:
         return self.vit.patch_embed.num_patches
 
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the pictures that it takes."""
+        return self.vit.patch_embed.img_size[0]
+
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """uint8 pixels (0..255) to the float range that the checkpoint expects.
 
         Raises:
-            ValueError: the pixels are not uint8 (normalising twice is the classic silent mistake).
+            ValueError: the pixels are not uint8 (normalising twice is the classic silent mistake), or the
+                pictures have not the encoder's size.
         """
         if images_BCHW.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 (0..255), not yet normalised; got {images_BCHW.dtype}")
+        if images_BCHW.shape[-2:] != (self.image_size, self.image_size):
+            height, width = images_BCHW.shape[-2:]
+            raise ValueError(
+                f"pictures of {height} x {width} pixels do not fit the encoder's {self.image_size} x "
+                f"{self.image_size}; set vision.image_size, or the size they are loaded in"
+            )
         return images_BCHW.to(self.scale_C11.dtype) * self.scale_C11 + self.offset_C11
 
     def embed(
@@ -128,14 +163,22 @@ class VisionEncoder(nn.Module):
         """The ViT's closing LayerNorm, without which its CLS vector is not what was trained."""
         return self.vit.norm(x_BND)
 
+    def save_architecture(self, folder: Path) -> None:
+        """Writes what `build_vision_encoder` needs to build this encoder without its weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config_for_hf(self.vit, str(folder / "config.json"))
 
-def build_text_encoder(config: TextEncoderConfig, *, vocabulary_size: int, pad_id: int = 0) -> TextEncoder:
+
+def build_text_encoder(
+    config: TextEncoderConfig, *, vocabulary_size: int, pad_id: int = 0, with_weights: bool = True
+) -> TextEncoder:
     """The text encoder that `config` describes: random, or loaded from a hub name or a folder.
 
+    `with_weights` False builds a checkpoint's architecture only, for weights that come from elsewhere.
+
     Raises:
-        ValueError: the checkpoint is not of the BERT family, or its vocabulary is smaller than the
-            tokenizer's.
-        FileNotFoundError: `source` looks like a path and is not there.
+        ValueError: there is no such checkpoint, it is not of the BERT family, or its vocabulary is smaller than
+            the tokenizer's.
     """
     if config.source == "random":
         bert_config = BertConfig(
@@ -152,24 +195,36 @@ def build_text_encoder(config: TextEncoderConfig, *, vocabulary_size: int, pad_i
         bert = BertModel(bert_config, add_pooling_layer=False)
         _initialise(bert)
         return TextEncoder(bert)
-    _check_folder(config.source, field="text.source")
-    bert = AutoModel.from_pretrained(
-        config.source, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout
-    )
+    source = _checked_source(config.source, field="text.source")
+    try:
+        bert_config = AutoConfig.from_pretrained(
+            source,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            attn_implementation="sdpa",  # the others would add our boolean mask instead of masking with it
+        )
+        load = AutoModel.from_pretrained if with_weights else _from_config
+        bert = load(source, config=bert_config)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.source={config.source!r} cannot be loaded: {_first_line(error)}") from error
     if bert.config.vocab_size < vocabulary_size:
         raise ValueError(
             f"text.source={config.source!r} knows {bert.config.vocab_size} tokens but the tokenizer makes "
             f"{vocabulary_size}; use that checkpoint's own tokenizer"
         )
-    return TextEncoder(bert)
+    encoder = TextEncoder(bert)
+    if with_weights:
+        _check_text_blocks(encoder, bert, config.source)
+    return encoder
 
 
-def build_vision_encoder(config: VisionEncoderConfig) -> VisionEncoder:
+def build_vision_encoder(config: VisionEncoderConfig, *, with_weights: bool = True) -> VisionEncoder:
     """The vision encoder that `config` describes; its normalisation is its checkpoint's own.
 
+    `with_weights` False builds a checkpoint's architecture only, for weights that come from elsewhere.
+
     Raises:
-        ValueError: the checkpoint is no ViT with a class token.
-        FileNotFoundError: `source` looks like a path and is not there.
+        ValueError: there is no such checkpoint, or it is no ViT with a class token.
     """
     if config.source == "random":
         vit = VisionTransformer(
@@ -185,13 +240,29 @@ def build_vision_encoder(config: VisionEncoderConfig) -> VisionEncoder:
         )
         _initialise(vit)
         return VisionEncoder(vit, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    _check_folder(config.source, field="vision.source")
-    name = f"local-dir:{config.source}" if Path(config.source).is_dir() else config.source
-    vit = timm.create_model(name, pretrained=True, img_size=config.image_size, num_classes=0)
+    source = _checked_source(config.source, field="vision.source")
+    try:
+        vit = timm.create_model(
+            f"local-dir:{source}" if Path(source).is_dir() else source,
+            pretrained=with_weights,
+            img_size=config.image_size,
+            num_classes=0,
+            proj_drop_rate=config.dropout,
+            attn_drop_rate=config.dropout,
+        )
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # a network that is no ViT knows no img_size
+        raise ValueError(
+            f"vision.source={config.source!r} cannot be loaded as a timm ViT: {_first_line(error)}"
+        ) from error
     if not isinstance(vit, VisionTransformer):
         raise ValueError(f"vision.source={config.source!r} is a {type(vit).__name__}, not a timm ViT")
     # From the model, not from its name: a name falls back silently to ImageNet's mean and std.
-    data = timm.data.resolve_model_data_config(vit)
+    data = resolve_model_data_config(vit)
     return VisionEncoder(vit, mean=data["mean"], std=data["std"])
 
 
@@ -206,12 +277,51 @@ def _initialise(encoder: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight)
+    if isinstance(encoder, VisionTransformer):
+        # Beside patches of unit variance, positions of 0.02 cannot be seen.
+        for parameter in (encoder.pos_embed, encoder.cls_token):
+            if parameter is not None:
+                nn.init.normal_(parameter)
 
 
-def _check_folder(source: str, *, field: str) -> None:
+def _from_config(source: str, config: Any) -> Any:
+    return AutoModel.from_config(config)
+
+
+@torch.no_grad()
+def _check_text_blocks(encoder: TextEncoder, bert: Any, source: str) -> None:
+    """Refuses models that do more than their embeddings and blocks (ELECTRA, DeBERTa): our outputs would be wrong."""
+    token_ids_BT = torch.arange(4)[None] + min(1000, encoder.vocabulary_size - 4)
+    mask_BT = torch.tensor([[True, True, True, False]])
+    bert.eval()
+    try:
+        x_BTD = encoder.embed(token_ids_BT)
+        for index in range(encoder.depth):
+            x_BTD = encoder.run_block(index, x_BTD, attends(mask_BT))
+        expected_BTD = bert(input_ids=token_ids_BT, attention_mask=mask_BT.long()).last_hidden_state
+        is_same = torch.allclose(encoder.final(x_BTD)[mask_BT], expected_BTD[mask_BT], atol=1e-4)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"text.source={source!r} is a {type(bert).__name__}, which is more than embeddings and a row of blocks; "
+            f"use a BERT or a RoBERTa"
+        )
+
+
+def _checked_source(source: str, *, field: str) -> str:
+    """A hub name as it is, a folder with ~ expanded."""
     looks_like_path = source.startswith((".", "/", "~")) or Path(source).exists()
-    if looks_like_path and not Path(source).expanduser().is_dir():
-        raise FileNotFoundError(f"{field}={source!r}: no such folder; give a folder or a hub name")
+    if not looks_like_path:
+        return source
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{field}={source!r}: no such folder; give a folder or a hub name")
+    return str(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def attends(mask_BT: Tensor) -> Tensor:

@@ -6,7 +6,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from model.placement import Placement
 
@@ -14,13 +14,23 @@ Join = Literal["concat", "product", "sum"]
 Modality = Literal["both", "text", "vision"]
 Direction = Literal["both", "text_from_vision", "vision_from_text"]
 
+# What of an encoder's configuration is read when its weights come from a checkpoint.
+_READ_WITH_A_CHECKPOINT = {
+    "text": ("source", "max_length", "dropout"),
+    "vision": ("source", "image_size", "dropout"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
     """A BERT-family text encoder.
 
     `source` is "random" (a small BERT of the sizes below, randomly initialised), a hub name or a local
-    folder; with the last two the sizes come from the checkpoint and the fields below are not read.
+    folder; with the last two the sizes come from the checkpoint, and of the fields below only `max_length` (texts
+    are cut to so many tokens) and `dropout` are read.
+
+    Raises:
+        ValueError: `width` is no multiple of `heads`.
     """
 
     source: str = "random"
@@ -31,13 +41,21 @@ class TextEncoderConfig:
     max_length: int = 32
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.source == "random":
+            _check_heads("text", self.width, self.heads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionEncoderConfig:
     """A timm ViT.
 
     `source` is "random" (a small ViT of the sizes below), a timm or hub name ("vit_base_patch16_224",
-    "hf-hub:…") or a local folder; with the last two the sizes come from the checkpoint.
+    "hf-hub:…") or a local folder; with the last two the sizes come from the checkpoint, and of the fields below
+    only `image_size` (its positions are resampled to it) and `dropout` are read.
+
+    Raises:
+        ValueError: `width` is no multiple of `heads`, or `image_size` none of `patch_size`.
     """
 
     source: str = "random"
@@ -49,6 +67,15 @@ class VisionEncoderConfig:
     patch_size: int = 16
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.source != "random":
+            return
+        _check_heads("vision", self.width, self.heads)
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"vision.image_size={self.image_size} must be a multiple of vision.patch_size={self.patch_size}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoAttentionConfig:
@@ -56,6 +83,9 @@ class CoAttentionConfig:
 
     `gated` multiplies what a layer adds by a learnt gate that starts at zero, so that a newly inserted
     layer is the identity and a placement's depth is not confounded with the damage of inserting it.
+
+    Raises:
+        ValueError: `width` is no multiple of `heads`, or an unknown direction.
     """
 
     heads: int = 4
@@ -65,6 +95,10 @@ class CoAttentionConfig:
     direction: Direction = "both"
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_heads("coattention", self.width, self.heads)
+        _check_choice("coattention.direction", self.direction, Direction)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -73,7 +107,7 @@ class NetworkConfig:
     `modality` "text" or "vision" leaves the other stream out: a unimodal baseline, which has no ties.
 
     Raises:
-        ValueError: a unimodal network is given ties.
+        ValueError: a unimodal network is given ties, or an unknown join or modality.
     """
 
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -84,13 +118,20 @@ class NetworkConfig:
     modality: Modality = "both"
 
     def __post_init__(self) -> None:
+        _check_choice("join", self.join, Join)
+        _check_choice("modality", self.modality, Modality)
         if self.modality != "both" and self.placement.pairs:
             raise ValueError(f"a {self.modality}-only network has no ties; got {self.placement}")
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that are equal exactly for equal networks."""
-        parts = asdict(self)
+        """Twelve hexadecimal digits, equal for equal networks: what is not built or not read does not count."""
+        parts: dict[str, Any] = asdict(self)
+        for part in ("text", "vision", "coattention"):
+            parts[part]["dropout"] = float(parts[part]["dropout"])  # 0 and 0.0 are one network
+        for stream, fields_read in _READ_WITH_A_CHECKPOINT.items():
+            if parts[stream]["source"] != "random":
+                parts[stream] = {name: parts[stream][name] for name in fields_read}
         if self.modality != "both" or not self.placement.pairs:
             parts["coattention"] = None
         if self.modality != "both":
@@ -104,3 +145,13 @@ class NetworkConfig:
         if self.modality != "both":
             return f"{self.modality} only"
         return f"{self.placement} · {self.join}"
+
+
+def _check_heads(part: str, width: int, heads: int) -> None:
+    if width < 1 or heads < 1 or width % heads:
+        raise ValueError(f"{part}.width={width} must be a multiple of {part}.heads={heads}")
+
+
+def _check_choice(field_name: str, value: str, options: Any) -> None:
+    if value not in get_args(options):
+        raise ValueError(f"{field_name} must be one of {', '.join(get_args(options))}; got {value!r}")

@@ -97,7 +97,7 @@ def named_placement(name: str, *, text_depth: int, vision_depth: int) -> Placeme
     """A baseline placement by name, for streams of any depth.
 
     `early`, `middle` and `late` put a quarter of the depth's blocks (at least one) behind ties: the
-    first, the central and the last ones. On 12 + 12 layers they are the thesis' t[3,4,5], t[6,7,8]
+    second, the third and the last quarter. On 12 + 12 layers they are the thesis' t[3,4,5], t[6,7,8]
     and t[9,10,11]; `full` ties every layer 0..depth-1, as there. Streams of unequal depth are tied at
     equal relative depth.
 
@@ -106,7 +106,7 @@ def named_placement(name: str, *, text_depth: int, vision_depth: int) -> Placeme
     """
     depth = max(text_depth, vision_depth)
     quarter = max(1, depth // 4)
-    starts = {"early": quarter, "middle": depth // 2, "late": depth - quarter}
+    starts = {"early": min(quarter, depth - quarter), "middle": depth // 2, "late": depth - quarter}
     if name == "none":
         layers: list[int] = []
     elif name == "full":

@@ -13,19 +13,25 @@ from pathlib import Path
 import torch
 
 
-def torchvision_operators_are_missing() -> bool:
-    """Whether torchvision is installed but its C++ extension cannot be loaded beside this torch."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
+def operators_are_missing(package: Path | None) -> bool:
+    """Whether the torchvision in folder `package` (None: there is none) cannot bring its operators into this torch.
+
+    That is so when its C++ extension cannot be loaded, as when it was compiled for another torch, or is not there.
+    """
+    if package is None:
         return False
-    for library in Path(spec.origin).parent.glob("_C*.*"):
-        if library.suffix in (".so", ".pyd", ".dylib"):
-            try:
-                torch.ops.load_library(str(library))
-            except OSError:
-                return True
-            return not hasattr(torch.ops.torchvision, "nms")
-    return True
+    libraries = [path for path in sorted(package.glob("_C.*")) if path.suffix in (".so", ".pyd", ".dylib")]
+    for library in libraries:
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            return True
+    return not hasattr(torch.ops.torchvision, "nms")
+
+
+def _installed_torchvision() -> Path | None:
+    spec = importlib.util.find_spec("torchvision")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def _declare_operators() -> torch.library.Library:
@@ -36,4 +42,4 @@ def _declare_operators() -> torch.library.Library:
 
 
 # The declarations live as long as this object does.
-_DECLARED = _declare_operators() if torchvision_operators_are_missing() else None
+_DECLARED = _declare_operators() if operators_are_missing(_installed_torchvision()) else None

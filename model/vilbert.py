@@ -119,16 +119,18 @@ class TwoStream(nn.Module):
         if self.text is not None and text is not None:
             run_text_to(self.text.depth)
             text = self.text.final(text)
-            text_taps.append(_pool(text, text_mask_BT, taps or "cls"))
+            if taps:
+                text_taps.append(_pool(text, text_mask_BT, taps))
         if self.vision is not None and vision is not None:
             run_vision_to(self.vision.depth)
             vision = self.vision.final(vision)
-            vision_taps.append(_pool(vision, None, taps or "cls"))
+            if taps:
+                vision_taps.append(_pool(vision, None, taps))
         return TwoStreamOutput(
             text_BTD=text,
             vision_BND=vision,
-            text_taps_BLD=torch.stack(text_taps, 1) if taps and text_taps else None,
-            vision_taps_BLD=torch.stack(vision_taps, 1) if taps and vision_taps else None,
+            text_taps_BLD=torch.stack(text_taps, 1) if text_taps else None,
+            vision_taps_BLD=torch.stack(vision_taps, 1) if vision_taps else None,
         )
 
 

@@ -27,8 +27,7 @@ class MaskedLanguage(Objective):
         assert network.text is not None
         assert views.masked.text_BTD is not None
         at_targets_MD = self.transform(views.masked.text_BTD[views.is_target_BT])
-        words_VD = network.text.embeddings.word_embeddings.weight
-        logits_MV = F.linear(at_targets_MD, words_VD, self.bias)
+        logits_MV = F.linear(at_targets_MD, network.text.word_embeddings_VD, self.bias)
         return F.cross_entropy(logits_MV.float(), views.batch.token_ids_BT[views.is_target_BT])
 
 
