@@ -60,6 +60,7 @@ def _search(asked: Namespace) -> None:
     elif asked.dry_run:
         print(_workload(experiment).plan(experiment))
     else:
+        _workload(experiment).check(experiment)  # a mistake is found before a folder is made and Ray started
         seed = getattr(experiment, "seed", None)
         with RunFolder.create(root, name, experiment, sys.argv, seed=seed) as folder:
             _run(experiment, folder, is_resumed=False)

@@ -88,14 +88,14 @@ class HonestOptunaSearch(OptunaSearch):
         return {"spec": spec}
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        if "final" not in result:
+        if not result["is_final"]:
             self._report(self._ot_trials[trial_id], result["epoch"], result)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         asked = self._ot_trials[trial_id]
         if error or result is None:
             self._study.tell(asked, state=TrialState.FAIL)
-        elif "final" in result:
+        elif result["is_final"]:
             self._tell(asked, result)
         else:
             # The report at which the scheduler stops a trial comes only here.

@@ -47,6 +47,10 @@ class Progress:
             print(f"{clear}{trial} failed: {reason}", file=self.stream, flush=True)
         self._show(now=True)
 
+    def tick(self) -> None:
+        """Something happened: renews the line where that is due."""
+        self._show()
+
     def note(self, value: float, name: str) -> None:
         """A full-budget trial of the network `name` reached `value`."""
         if self.best_value is None or self.objective.gain(value) > self.objective.gain(self.best_value):

@@ -35,7 +35,7 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any
     ) -> None:
-        if "final" in result:
+        if result["is_final"]:
             return
         event = self._log.report(
             stage=_spec(trial).stage,
@@ -47,6 +47,7 @@ class Recorder(Callback):
             alignment=as_lists(result["alignment"]),
         )
         self._board.report(event)
+        self._progress.tick()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result, spec = trial.last_result, _spec(trial)

@@ -19,7 +19,7 @@ class RungScheduler(FIFOScheduler):
         self._objective = objective
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
-        if "final" in result:
+        if result["is_final"]:
             return TrialScheduler.CONTINUE
         name = trial.config["spec"].trial
         score = self._objective.gain(result[self._objective.name])

@@ -1,8 +1,8 @@
 """Evaluate one point: the only function of a search that runs on a worker. It knows nothing of Ray.
 
 `run_trial` reports after every epoch {"epoch", "step", "seconds", "metrics", "alignment", <objective>: value, …}
-and once more at its end with the key "final": what the best epoch is worth, and, in the confirmation, what the
-test split says.
+and once more at its end with "is_final" True and "final": what the best epoch is worth, and, in the confirmation,
+what the test split says.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def run_trial(spec: TrialSpec, context: TrialContext, report: Report) -> None:
     def on_epoch(epoch: EpochReport) -> None:
         losses = {"train_loss": epoch.train_losses["loss"]} | pretraining_losses
         report(
-            {"epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
+            {"is_final": False, "epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
             | outcome(epoch.metrics | losses)
         )
 
@@ -122,7 +122,7 @@ def run_trial(spec: TrialSpec, context: TrialContext, report: Report) -> None:
             },
         )
     values = {objective.name: best[objective.name] for objective in context.objectives}
-    report({"epoch": result.reports[-1].epoch, "final": final, **values})
+    report({"is_final": True, "epoch": result.reports[-1].epoch, "final": final, **values})
 
 
 def build_tokenizer(shards: ShardSet, network: NetworkConfig) -> Tokenizer:

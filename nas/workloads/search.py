@@ -4,6 +4,7 @@ Each stage reads from the trial log what it has done already, so that a resumed 
 """
 
 import logging
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +15,27 @@ import torch
 from data.batch import ImageTextBatch
 from data.prepare import prepare
 from data.shards import ShardSet, open_shards
+from data.sources._source import load_source
+from model.alignment import load_measure
 from model.cost import network_cost
 from model.fusion_head import FusionHead
 from model.network_config import NetworkConfig
 from model.placement import Placement, named_placement
-from model.tasks._task import load_task
+from model.pretraining._objective import objective_names
+from model.tasks._task import load_task, task_names
 from model.training.config import TrainingConfig
 from model.training.optimizer import build_optimizer
 from model.vilbert import build_two_stream
 from nas.experiments._experiment import Experiment, StageConfig
-from nas.objectives import Objective
+from nas.objectives import Objective, Outcome
+from nas.objectives.alignment import Alignment
 from nas.report.page import write_report
 from nas.report.tensorboard import TrialBoard
 from nas.run_folder import RunFolder
 from nas.search import confirm
+from nas.search.confirm import baseline_network
 from nas.search.records import TrialLog, TrialRecord, read_trials
+from nas.search.rungs import Rungs
 from nas.search.stage import CostOf, SearchFailed, Stage, TrialSpec
 from nas.search.trial import TrialContext, build_tokenizer
 from nas.search.tuner import StageRun, search_stage, train_all
@@ -97,6 +104,7 @@ def run(experiment: Experiment, folder: RunFolder, *, resume: bool) -> None:
 
 def plan(experiment: Experiment) -> str:
     """What a run would do and cost: stages, trials, networks, FLOPs, and time with its basis."""
+    check(experiment)
     widest = replace(experiment.network, placement=_reference_placement(experiment.network))
     cost = network_cost(widest, text_tokens=12, vocabulary_size=1000, num_classes=16)
     training, seconds_per_step = experiment.training, _measured_step(widest, experiment.training)
@@ -128,6 +136,41 @@ def plan(experiment: Experiment) -> str:
         f"less what early stopping saves (pretraining and evaluation not counted)",
     ]
     return "\n".join(lines)
+
+
+def check(experiment: Experiment) -> None:
+    """Finds now what would else be found by every trial, or only by the last stage.
+
+    Raises:
+        ValueError: a name that nothing has: of a source, task, measure, pretraining objective or baseline; or an
+            objective that is not measured; or a placement or network that does not fit.
+    """
+    load_source(experiment.data.source).options(experiment.data.options)
+    if experiment.task not in task_names():
+        raise ValueError(f"no task is called {experiment.task!r}; there are {', '.join(task_names())}")
+    for measure in experiment.evaluation.measures:
+        load_measure(measure)
+    for name in experiment.pretraining.objectives:
+        if name not in objective_names():
+            raise ValueError(
+                f"no pretraining objective is called {name!r}; there are {', '.join(objective_names())}"
+            )
+    for name in experiment.confirmation.baselines:
+        baseline_network(name, experiment.network)
+    matrices = {name: np.zeros((1, 1)) for name in experiment.evaluation.measures}
+    for objective in _all_objectives(experiment):
+        if isinstance(objective, Alignment):
+            objective.value(Outcome(metrics={}, alignment=matrices or {"nothing": np.zeros((1, 1))}))
+    for stage in (experiment.hyperparameters, experiment.placement):
+        if stage.num_trials < 1 or not stage.objectives:
+            raise ValueError("a stage needs at least one trial and one objective")
+        point = stage.space.sample(random.Random(0))
+        stage.space.apply(point, experiment.network, experiment.training)
+        Rungs(
+            first_epoch=stage.stopping.first_epoch,
+            reduction=stage.stopping.reduction,
+            last_epoch=experiment.training.epochs,
+        )
 
 
 def open_data(experiment: Experiment, root: Path) -> ShardSet:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connect import REPOSITORY_ROOT
+from nas.typed_values import OUR_PACKAGES
+
 pytestmark = pytest.mark.ray
 
 RAY = Path(sys.executable).with_name("ray")
@@ -85,17 +88,28 @@ def _submit(head, working_directory: Path, *arguments: str) -> subprocess.Comple
     )
 
 
-def test_a_submitted_search_runs_on_the_cluster_and_its_failure_is_the_jobs(head, toy_project):
-    done = _submit(head, toy_project, "toy")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of what a person would submit from: the packages, without environment, runs and tests."""
+    root = tmp_path_factory.mktemp("project")
+    for name in OUR_PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY_ROOT / name, root / name, ignore=ignored)
+    return root
+
+
+def test_a_submitted_search_runs_on_the_cluster_and_its_failure_is_the_jobs(head, project):
+    done = _submit(head, project, "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "this is told" in done.stdout
+    assert "stage 3/3 confirmation: 18/18 trials (18 done" in done.stdout
     # its folder is not in the uploaded copy, which Ray deletes later
-    (folder,) = (Path(head[1]["HOME"]) / "crosstie-runs").iterdir()
+    (folder,) = (Path(head[1]["HOME"]) / "crosstie-runs").glob("smoke-*")
+    assert (folder / "report" / "index.html").stat().st_size > 100_000
     facts = json.loads((folder / "environment.json").read_text())
     assert facts["finished_at"]
     assert "runtime_resources" in facts["working_directory"]
 
-    mistaken = _submit(head, toy_project, "tyo")
+    mistaken = _submit(head, project, "smokey")
     assert mistaken.returncode == 1  # Ray's, for any failure; ours is in its message
-    assert "error: unknown experiment tyo; did you mean toy?" in mistaken.stdout
+    assert "error: unknown experiment smokey; did you mean smoke?" in mistaken.stdout
     assert "exit code 2" in mistaken.stdout

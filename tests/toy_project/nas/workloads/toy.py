@@ -31,3 +31,7 @@ def run(experiment, folder, *, resume) -> None:
         int("x")
     while experiment.ending == "never" and not resume:
         time.sleep(0.1)
+
+
+def check(experiment) -> None:
+    """Nothing can be wrong with it."""

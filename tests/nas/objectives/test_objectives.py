@@ -1,0 +1,38 @@
+"""What an objective reads from a trial."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nas.objectives import Objective, Outcome
+from nas.objectives.alignment import Alignment
+from nas.objectives.flops import Flops
+from nas.objectives.task_metric import TaskMetric
+
+OUTCOME = Outcome(
+    metrics={"accuracy": 0.8},
+    alignment={"mutual_knn": np.array([[0.1, 0.6], [0.2, 0.3]])},
+    cost={"flops": 5e6},
+)
+
+
+def test_values_and_gains():
+    assert TaskMetric().value(OUTCOME) == 0.8
+    assert Flops().value(OUTCOME) == 5e6
+    assert Flops().gain(2.0) == -2.0
+    assert Alignment(name="mutual_knn").value(OUTCOME) == 0.3
+    assert Alignment(name="mutual_knn", where="max").value(OUTCOME) == 0.6
+    assert Alignment(name="mutual_knn", where="mean").value(OUTCOME) == pytest.approx(0.3)
+    assert Alignment(name="linear_cka_debiased").words == "linear CKA debiased"
+
+
+def test_one_stream_has_no_alignment():
+    assert math.isnan(Alignment().value(Outcome(metrics={})))
+
+
+def test_what_is_not_measured_is_named():
+    with pytest.raises(ValueError, match="accuracy, flops"):
+        Objective(name="f1", direction="max").value(OUTCOME)
+    with pytest.raises(ValueError, match=r"evaluation\.measures"):
+        Alignment(name="svcca").value(OUTCOME)

@@ -1,0 +1,114 @@
+"""A trial, whole, in this process and without Ray: data, pretraining, fine-tuning, measures, test."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.placement import Placement
+from model.training.checkpoint import load_network
+from model.training.loop import NonFiniteLoss
+from nas.experiments.smoke import EXPERIMENT
+from nas.search.confirm import baseline_network
+from nas.search.stage import TrialSpec
+from nas.search.trial import TrialContext, run_trial
+from nas.workloads.search import cost_function, open_data
+
+NETWORK = replace(EXPERIMENT.network, placement=Placement.parse("t1-v1"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def shards(root):
+    return open_data(EXPERIMENT, root)
+
+
+def _context(root, shards) -> TrialContext:
+    return TrialContext(
+        shards=shards.folder,
+        task=EXPERIMENT.task,
+        evaluation=EXPERIMENT.evaluation,
+        objectives=EXPERIMENT.placement.objectives,
+        checkpoints=root / "checkpoints",
+        scratch=root / "scratch",
+    )
+
+
+def _spec(shards, network=NETWORK, **fields) -> TrialSpec:
+    return TrialSpec(
+        stage="placement",
+        trial=fields.pop("trial", "placement-0000"),
+        number=0,
+        point={},
+        network=network,
+        training=replace(EXPERIMENT.training, **fields.pop("training", {})),
+        pretraining=EXPERIMENT.pretraining,
+        seed=5,
+        cost=cost_function(EXPERIMENT, shards)(network),
+        **fields,
+    )
+
+
+def test_reports_every_epoch_and_a_final_word(root, shards):
+    reports = []
+    run_trial(_spec(shards), _context(root, shards), reports.append)
+    *epochs, last = reports
+    assert [report["epoch"] for report in epochs] == [1, 2, 3]
+    assert all(0 <= report["accuracy"] <= 1 for report in reports)
+    for report in epochs:
+        assert report["alignment"]["mutual_knn"].shape == (3, 3)  # taps 0..2 of both streams
+        assert set(EXPERIMENT.evaluation.measures) <= report["metrics"].keys()
+        assert math.isfinite(report["linear_cka_debiased"])
+        assert report["flops"] > 0
+        assert report["metrics"]["pretraining_masked_language"] > 0
+    best = max(epochs, key=lambda report: report["accuracy"])
+    assert last["accuracy"] == best["accuracy"]
+    assert last["final"]["best_epoch"] == best["epoch"]
+    assert last["final"]["test"] == {}  # only the confirmation may look
+
+
+def test_the_same_spec_gives_the_same_trial(root, shards):
+    runs = []
+    for _ in range(2):
+        reports = []
+        run_trial(_spec(shards), _context(root, shards), reports.append)
+        runs.append(reports)
+    for first, second in zip(*runs, strict=True):
+        first, second = ({k: v for k, v in r.items() if k != "seconds"} for r in (first, second))
+        np.testing.assert_equal(first, second)
+
+
+def test_a_confirmed_network_is_tested_kept_and_loadable(root, shards):
+    reports = []
+    run_trial(
+        _spec(shards, trial="confirm-0000", is_confirmation=True), _context(root, shards), reports.append
+    )
+    test = reports[-1]["final"]["test"]
+    assert 0 <= test["accuracy"] <= 1
+    trainee, tokenizer, description = load_network(root / "checkpoints" / "confirm-0000")
+    assert trainee.network.placement == Placement.parse("t1-v1")
+    assert description["facts"]["test"] == test
+    assert tokenizer.encode(["what color is the shape?"], 16)[0][0] == tokenizer.cls_id
+
+
+@pytest.mark.parametrize("modality", ["text_only", "vision_only"])
+def test_unimodal_baselines_run(root, shards, modality):
+    reports = []
+    network = baseline_network(modality, NETWORK)
+    run_trial(_spec(shards, network=network), _context(root, shards), reports.append)
+    assert reports[-1]["final"]["metrics"]["accuracy"] >= 0
+    assert math.isnan(reports[-1]["linear_cka_debiased"])
+
+
+def test_a_diverging_trial_fails_and_names_the_step(root, shards):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+ of 24"):
+        run_trial(
+            _spec(shards, training={"learning_rate": 1e18, "clip_norm": 0.0, "warmup_fraction": 0.0}),
+            _context(root, shards),
+            lambda report: None,
+        )
