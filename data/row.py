@@ -30,7 +30,8 @@ DropReason = Literal[
     "rejected",  # the authors marked it as unusable
     "precanned",  # ... or as a canned phrase
     "no_caption",  # a picture none of whose captions were left
-    "failed_download",
+    "not_downloaded",  # a table of addresses, or one whose fetching failed
+    "damaged_embedding",  # a vector that is not finite, all zero, or lost
 ]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
