@@ -115,6 +115,10 @@ class HubTokenizer:
         self.special_ids = tuple(sorted(int(i) for i in hub.all_special_ids))
         self.fingerprint = _fingerprint(json.dumps(sorted(hub.get_vocab().items())) + type(hub).__name__)
 
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `HubTokenizer(folder)` reads."""
+        self._hub.save_pretrained(str(folder))
+
     def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         """See Tokenizer.encode."""
         _check_max_length(max_length)

@@ -134,17 +134,23 @@ class TwoStream(nn.Module):
         )
 
 
-def build_two_stream(config: NetworkConfig, *, vocabulary_size: int, pad_id: int = 0) -> TwoStream:
+def build_two_stream(
+    config: NetworkConfig, *, vocabulary_size: int, pad_id: int = 0, with_weights: bool = True
+) -> TwoStream:
     """The two-stream network of `config`, with fresh co-attention layers.
+
+    `with_weights` False builds a checkpoint's architecture only, for weights that come from elsewhere.
 
     Raises:
         ValueError: the placement does not fit the encoders, or a checkpoint cannot be used.
     """
     text = vision = None
     if config.modality != "vision":
-        text = build_text_encoder(config.text, vocabulary_size=vocabulary_size, pad_id=pad_id)
+        text = build_text_encoder(
+            config.text, vocabulary_size=vocabulary_size, pad_id=pad_id, with_weights=with_weights
+        )
     if config.modality != "text":
-        vision = build_vision_encoder(config.vision)
+        vision = build_vision_encoder(config.vision, with_weights=with_weights)
     return TwoStream(text, vision, config.placement, config)
 
 

@@ -1,4 +1,4 @@
-"""All pretraining objectives together, from one clean, one masked and one mismatched forward pass."""
+"""All pretraining objectives together, from at most one clean, one masked and one mismatched forward pass."""
 
 from collections.abc import Mapping
 
@@ -70,23 +70,13 @@ class JointPretraining(nn.Module):
             generator=generator,
             device=batch.images_BCHW.device,
         )
-        # A rotation by a random amount: every text gets an image that is not its own row's.
-        shift = int(torch.randint(1, max(2, len(batch)), (1,), generator=generator))
-        shuffled_BCHW = batch.images_BCHW.roll(shift, 0)
-        same_text_B = (batch.token_ids_BT == batch.token_ids_BT.roll(shift, 0)).all(1)
-        same_image_B = (batch.images_BCHW == shuffled_BCHW).flatten(1).all(1)
         return JointViews(
+            network=self.network,
             batch=batch,
-            clean=self.network(batch.token_ids_BT, batch.text_mask_BT, batch.images_BCHW),
-            masked=self.network(
-                corrupted_BT,
-                batch.text_mask_BT,
-                batch.images_BCHW,
-                masked_patches_BN=masked_BN,
-                mask_token_D=self.mask_token_D,
-            ),
-            mismatched=self.network(batch.token_ids_BT, batch.text_mask_BT, shuffled_BCHW),
+            corrupted_BT=corrupted_BT,
             is_target_BT=is_target_BT,
             masked_patches_BN=masked_BN,
-            is_mismatch_B=~(same_text_B | same_image_B),
+            mask_token_D=self.mask_token_D,
+            # A rotation by a random amount: every text gets an image that is not its own row's.
+            shift=int(torch.randint(1, max(2, len(batch)), (1,), generator=generator)),
         )

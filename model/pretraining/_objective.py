@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,19 +20,53 @@ from model.vilbert import TwoStream, TwoStreamOutput
 class JointViews:
     """One clean and one masked forward pass over a batch, and a clean one over mismatched pairs.
 
-    is_target_BT: tokens that were corrupted for the masked text (True = predict it).
-    masked_patches_BN: patches that were hidden in the masked image (True = hidden).
-    mismatched: rows whose text belongs to another image; `is_mismatch_B` is False where the shuffle
-    happened to give the very same text or the same image (such rows are no negatives).
+    Each is run when an objective first asks for it, and shared by all that do.
+
+    corrupted_BT, is_target_BT: the masked text, and the tokens that were corrupted in it (True = predict it).
+    masked_patches_BN, mask_token_D: patches hidden in the masked image (True = hidden), and what stands there.
+    shift: the mismatched pairs join text i to the image of row i - shift (modulo B).
     """
 
+    network: TwoStream
     batch: ImageTextBatch
-    clean: TwoStreamOutput
-    masked: TwoStreamOutput
-    mismatched: TwoStreamOutput
+    corrupted_BT: Tensor
     is_target_BT: Tensor
     masked_patches_BN: Tensor
-    is_mismatch_B: Tensor
+    mask_token_D: Tensor
+    shift: int
+
+    @cached_property
+    def clean(self) -> TwoStreamOutput:
+        """The batch as it is."""
+        return self.network(self.batch.token_ids_BT, self.batch.text_mask_BT, self.batch.images_BCHW)
+
+    @cached_property
+    def masked(self) -> TwoStreamOutput:
+        """The masked texts beside their own masked images."""
+        return self.network(
+            self.corrupted_BT,
+            self.batch.text_mask_BT,
+            self.batch.images_BCHW,
+            masked_patches_BN=self.masked_patches_BN,
+            mask_token_D=self.mask_token_D,
+        )
+
+    @cached_property
+    def mismatched(self) -> TwoStreamOutput:
+        """Every text beside another row's image."""
+        return self.network(self.batch.token_ids_BT, self.batch.text_mask_BT, self._others_BCHW)
+
+    @cached_property
+    def is_mismatch_B(self) -> Tensor:
+        """False where the other row happens to have the very same text or image: such a pair is no negative."""
+        token_ids_BT, images_BCHW = self.batch.token_ids_BT, self.batch.images_BCHW
+        same_text_B = (token_ids_BT == token_ids_BT.roll(self.shift, 0)).all(1)
+        same_image_B = (images_BCHW == self._others_BCHW).flatten(1).all(1)
+        return ~(same_text_B | same_image_B)
+
+    @cached_property
+    def _others_BCHW(self) -> Tensor:
+        return self.batch.images_BCHW.roll(self.shift, 0)
 
 
 class Objective(nn.Module):

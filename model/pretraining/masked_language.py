@@ -20,7 +20,10 @@ class MaskedLanguage(Objective):
         if network.text is None:
             raise ValueError("masked language modelling needs a text stream")
         width = network.text.width
-        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), norm := nn.LayerNorm(width))
+        # Logits of unit variance, whatever the size of the embeddings that they are products with: with random
+        # ones of unit variance the loss would start at 17 where guessing costs 4 (vocabulary of 66).
+        nn.init.constant_(norm.weight, float(width**-0.5 / network.text.word_embeddings_VD.detach().std()))
         self.bias = nn.Parameter(torch.zeros(network.text.vocabulary_size))
 
     def forward(self, network: TwoStream, views: JointViews) -> Tensor:
@@ -28,7 +31,9 @@ class MaskedLanguage(Objective):
         assert views.masked.text_BTD is not None
         at_targets_MD = self.transform(views.masked.text_BTD[views.is_target_BT])
         logits_MV = F.linear(at_targets_MD, network.text.word_embeddings_VD, self.bias)
-        return F.cross_entropy(logits_MV.float(), views.batch.token_ids_BT[views.is_target_BT])
+        words_M = views.batch.token_ids_BT[views.is_target_BT]
+        # Not reduction="mean": texts without an ordinary word have no targets, and their mean is not a number.
+        return F.cross_entropy(logits_MV.float(), words_M, reduction="sum") / max(1, len(words_M))
 
 
 OBJECTIVE = MaskedLanguage

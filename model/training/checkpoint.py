@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from model.training.finetuning import FineTuning
 from model.vilbert import build_two_stream
 
 WEIGHTS, DESCRIPTION, TOKENIZER = "weights.safetensors", "network.json", "tokenizer.json"
+HUB_TOKENIZER = "tokenizer"
+"""The folder of a tokenizer that came with a checkpoint."""
 
 
 class CheckpointError(ValueError):
@@ -51,7 +54,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a readable training state ({error}); delete it to start again"
+            f"{path}: not a readable training state ({_first_line(error)}); delete it to start again"
         ) from error
 
 
@@ -67,13 +70,20 @@ def save_network(
 ) -> None:
     """Writes a fine-tuned network as a folder that `load_network` reads, with nothing else at hand.
 
-    `facts` (seed, metrics, data fingerprint, …) go into the description beside the architecture.
+    `facts` (seed, metrics, data fingerprint, …) go into the description beside the architecture. Of encoders that came
+    from a checkpoint the architecture is written too, so that neither the hub nor the checkpoint's folder is needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # First away with it and last there again: a folder with a description is a whole one.
+    (folder / DESCRIPTION).unlink(missing_ok=True)
     weights = {name: value.contiguous().cpu() for name, value in trainee.state_dict().items()}
     _replace(folder / WEIGHTS, safetensors.torch.save(weights))
     if isinstance(tokenizer, WordTokenizer):
         tokenizer.save(folder / TOKENIZER)
+    elif isinstance(tokenizer, HubTokenizer):
+        tokenizer.save(folder / HUB_TOKENIZER)
+    for name in _from_a_checkpoint(config):
+        getattr(trainee.network, name).save_architecture(folder / name)
     description = {
         "network": dataclasses.asdict(config),
         "task": task,
@@ -82,7 +92,6 @@ def save_network(
         "labels": [dataclasses.asdict(column) for column in label_columns],
         "facts": dict(facts),
     }
-    # Last, so that a folder with a description is a whole one.
     _replace(folder / DESCRIPTION, json.dumps(description, indent=2).encode())
 
 
@@ -103,20 +112,28 @@ def load_network(folder: Path) -> tuple[FineTuning, Tokenizer, dict[str, Any]]:
         raise CheckpointError(
             f"{folder / DESCRIPTION}: damaged ({error}); export the network again"
         ) from None
-    config = network_config_from(description["network"])
-    network = build_two_stream(
-        config, vocabulary_size=description["vocabulary_size"], pad_id=description["pad_id"]
-    )
-    labels = tuple(
-        LabelColumn(**{**column, "class_names": tuple(column["class_names"])})
-        for column in description["labels"]
-    )
-    trainee = FineTuning(network, config, load_task(description["task"], labels))
+    try:
+        config = network_config_from(description["network"])
+        labels = tuple(
+            LabelColumn(**{**column, "class_names": tuple(column["class_names"])})
+            for column in description["labels"]
+        )
+        sizes = {"vocabulary_size": description["vocabulary_size"], "pad_id": description["pad_id"]}
+        task = load_task(description["task"], labels)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: not a description that this version reads ({error}); export the network again"
+        ) from error
+    here = {
+        name: replace(getattr(config, name), source=str(folder / name)) for name in _from_a_checkpoint(config)
+    }
+    network = build_two_stream(replace(config, **here), **sizes, with_weights=False)
+    trainee = FineTuning(network, config, task)
     load_weights(trainee, folder / WEIGHTS)
     tokenizer: Tokenizer = (
         WordTokenizer.load(folder / TOKENIZER)
-        if config.text.source == "random"
-        else HubTokenizer(config.text.source)
+        if (folder / TOKENIZER).exists()
+        else HubTokenizer(str(folder / HUB_TOKENIZER))
     )
     return trainee.eval(), tokenizer, description
 
@@ -125,7 +142,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Loads all of a module's weights from a safetensors file.
 
     Raises:
-        CheckpointError: the file is damaged, or lacks weights, or has some that the module has not.
+        CheckpointError: the file is damaged, or lacks weights, or has some that the module has not or that are of
+            another size.
     """
     try:
         weights: dict[str, Tensor] = safetensors.torch.load_file(path)
@@ -138,7 +156,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path} does not fit the network: missing {', '.join(missing) or 'nothing'}; "
             f"left over {', '.join(left_over) or 'nothing'}"
         )
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # sizes; it names every one on a line of its own
+        raise CheckpointError(f"{path} does not fit the network: {' '.join(str(error).split())}") from error
 
 
 def network_config_from(record: Mapping[str, Any]) -> NetworkConfig:
@@ -151,6 +172,16 @@ def network_config_from(record: Mapping[str, Any]) -> NetworkConfig:
         join=record["join"],
         modality=record["modality"],
     )
+
+
+def _from_a_checkpoint(config: NetworkConfig) -> list[str]:
+    """The streams whose architecture is not in `config` but in a checkpoint."""
+    streams = ("text", "vision") if config.modality == "both" else (config.modality,)
+    return [name for name in streams if getattr(config, name).source != "random"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ class TrainingConfig:
 
     warmup_fraction, final_learning_rate: of all optimiser steps, and of the peak learning rate.
     encoder_learning_rate: times the learning rate, for the encoders (ties and heads get 1).
+    clip_norm: the gradient's norm is cut to it; 0 means never.
     patience: epochs without a new best after which training ends early; 0 means never.
     precision: "auto" is bfloat16 autocast on a GPU and float32 on a CPU, where small networks run faster so.
     """
@@ -41,7 +42,10 @@ class TrainingConfig:
         for name in ("warmup_fraction", "final_learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
-        if self.learning_rate <= 0:
+        for name in ("steps_per_epoch", "encoder_learning_rate", "weight_decay", "clip_norm", "patience"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
 
 
@@ -51,6 +55,7 @@ class PretrainingConfig:
 
     objectives: names of files in `model/pretraining/` and the weights of their losses.
     num_workers: 1 trains in the trial's own process; more go through Ray Train.
+    cpus_per_worker: what each of those workers reserves. One CPU more must stay free for Ray Data.
     """
 
     enabled: bool = True
@@ -59,3 +64,10 @@ class PretrainingConfig:
     )
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=1))
     num_workers: int = 1
+    cpus_per_worker: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1; got {self.num_workers}")
+        if not self.cpus_per_worker > 0:
+            raise ValueError(f"cpus_per_worker must be positive; got {self.cpus_per_worker}")

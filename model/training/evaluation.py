@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.stream import DecodedSplit
+from data.decoded_split import DecodedSplit
 from model.alignment._suite import measure_layers
 from model.training.finetuning import FineTuning
 from model.vilbert import Pooling, TwoStream
@@ -22,7 +22,7 @@ def evaluate_task(
     labels: list[dict[str, Tensor]] = []
     for batch in rows.batches(batch_size, shuffle=False):
         logits.append(trainee(batch.to(device)).float().cpu())
-        labels.append(batch.labels)
+        labels.append({name: values.cpu() for name, values in batch.labels.items()})
     merged = {name: torch.cat([part[name] for part in labels]) for name in labels[0]}
     return trainee.task.metrics(torch.cat(logits), merged)
 

@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from data.batch import ImageTextBatch
 from model.tasks._task import Metric
-from model.training.checkpoint import load_training_state, save_training_state
+from model.training.checkpoint import CheckpointError, load_training_state, save_training_state
 from model.training.config import TrainingConfig
 from model.training.optimizer import build_optimizer, set_learning_rate
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the step."""
+    """The loss, its gradient or the selection metric became NaN or infinite; the message names the step."""
 
 
 class Trainee(Protocol):
@@ -50,7 +50,7 @@ class EpochReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The best epoch and its metrics; its weights are in the trainee."""
+    """The best epoch and its metrics; its weights are in the trainee. `reports` has every epoch, resumed or not."""
 
     best_epoch: int
     best_metrics: dict[str, float]
@@ -68,6 +68,7 @@ class _Progress:
     best_score: float = -math.inf
     best_metrics: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -81,6 +82,7 @@ def fit(
     selection: Metric | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     state_file: Path | None = None,
+    saves_state: bool = True,
 ) -> FitResult:
     """Trains `trainee` for `config.epochs` epochs and leaves it with its best epoch's weights.
 
@@ -88,9 +90,11 @@ def fit(
     Without a selection the last epoch is taken for the best.
     With `state_file` the state is saved there after each epoch (before `on_epoch`), and a run that finds
     such a file goes on from it: the result is bit for bit that of an uninterrupted run on the same CPU.
+    `saves_state` False only reads it, as all workers of a run on many do but the first.
 
     Raises:
-        NonFiniteLoss: the loss became NaN or infinite.
+        NonFiniteLoss: the loss, its gradient or the selection metric became NaN or infinite.
+        CheckpointError: the state file is damaged, or that of another training.
         KeyError: `evaluate` does not give the selection metric.
     """
     device = training_device(config)
@@ -98,29 +102,32 @@ def fit(
     optimizer = build_optimizer(trainee, config)
     generator = torch.Generator().manual_seed(seed)
     progress = _Progress()
+    # What decides the course of a training: a state from another course must not be gone on from.
+    course = {"seed": seed, "steps_per_epoch": steps_per_epoch} | asdict(config)
+    del course["device"]
     if state_file is not None and state_file.exists():
-        _restore(progress, load_training_state(state_file), trainee, optimizer, generator)
+        _restore(state_file, course, progress, trainee, optimizer, generator, device)
     total_steps = config.epochs * steps_per_epoch
     stream = batches(progress.step * config.accumulation)
-    reports: list[EpochReport] = []
 
-    while progress.epoch < config.epochs:
+    while progress.epoch < config.epochs and not _is_out_of_patience(progress, config):
         started = time.perf_counter()
         sums: dict[str, float] = {}
         trainee.train()
         for _ in range(steps_per_epoch):
             set_learning_rate(optimizer, config, step=progress.step, steps=total_steps)
-            losses = _optimizer_step(trainee, optimizer, stream, generator, config, device)
+            losses, gradient_norm = _optimizer_step(trainee, optimizer, stream, generator, config, device)
             progress.step += 1
-            if not math.isfinite(losses["loss"]):
-                raise NonFiniteLoss(
-                    f"the loss became {losses['loss']} at step {progress.step} of {total_steps} "
-                    f"(learning rate {config.learning_rate:g})"
-                )
+            for what, value in (("loss", losses["loss"]), ("gradient", gradient_norm)):
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(
+                        f"the {what} became {value} at step {progress.step} of {total_steps} "
+                        f"(learning rate {config.learning_rate:g})"
+                    )
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss
         progress.epoch += 1
-        metrics = dict(evaluate())
+        metrics = {name: float(value) for name, value in evaluate().items()}
         is_best = _note_best(progress, metrics, selection, trainee)
         progress.seconds += time.perf_counter() - started
         report = EpochReport(
@@ -131,16 +138,16 @@ def fit(
             metrics=metrics,
             is_best=is_best,
         )
-        reports.append(report)
-        if state_file is not None:
-            save_training_state(state_file, _state(progress, trainee, optimizer, generator))
+        progress.reports.append(asdict(report))
+        if state_file is not None and saves_state:
+            save_training_state(state_file, _state(course, progress, trainee, optimizer, generator, device))
         on_epoch(report)
-        if config.patience and progress.epoch - progress.best_epoch >= config.patience:
-            break
     if progress.best_weights:
         trainee.load_state_dict(progress.best_weights)
     return FitResult(
-        best_epoch=progress.best_epoch, best_metrics=progress.best_metrics, reports=tuple(reports)
+        best_epoch=progress.best_epoch,
+        best_metrics=progress.best_metrics,
+        reports=tuple(EpochReport(**report) for report in progress.reports),
     )
 
 
@@ -158,8 +165,8 @@ def _optimizer_step(
     generator: torch.Generator,
     config: TrainingConfig,
     device: torch.device,
-) -> dict[str, float]:
-    """One optimiser step over `accumulation` micro-batches; the mean of their losses."""
+) -> tuple[dict[str, float], float]:
+    """One optimiser step over `accumulation` micro-batches: the means of their losses, and the gradient's norm."""
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     for _ in range(config.accumulation):
@@ -169,12 +176,13 @@ def _optimizer_step(
         (losses["loss"] / config.accumulation).backward()
         for name, loss in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + loss.detach()
-    if config.clip_norm > 0:
-        nn.utils.clip_grad_norm_(trainee.parameters(), config.clip_norm)
-    means = {name: total.item() / config.accumulation for name, total in sums.items()}
-    if math.isfinite(means["loss"]):  # a step on a NaN would spoil the weights that a post-mortem looks at
-        optimizer.step()
-    return means
+    norm = nn.utils.clip_grad_norm_(trainee.parameters(), config.clip_norm or math.inf)
+    # All numbers in one transfer: a GPU would have to wait for each.
+    *totals, gradient_norm = torch.stack([*sums.values(), norm]).tolist()
+    means = {name: total / config.accumulation for name, total in zip(sums, totals, strict=True)}
+    if math.isfinite(means["loss"]) and math.isfinite(gradient_norm):
+        optimizer.step()  # a step on a NaN would spoil the weights that a post-mortem looks at
+    return means, gradient_norm
 
 
 def _autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:
@@ -189,6 +197,8 @@ def _note_best(
         progress.best_epoch, progress.best_metrics = progress.epoch, metrics
         return True
     score = metrics[selection.name] if selection.higher_is_better else -metrics[selection.name]
+    if not math.isfinite(score):
+        raise NonFiniteLoss(f"the {selection.name} became {metrics[selection.name]} at step {progress.step}")
     if progress.best_weights and not score > progress.best_score:
         return False
     progress.best_epoch, progress.best_score, progress.best_metrics = progress.epoch, score, metrics
@@ -196,27 +206,59 @@ def _note_best(
     return True
 
 
+def _is_out_of_patience(progress: _Progress, config: TrainingConfig) -> bool:
+    return 0 < config.patience <= progress.epoch - progress.best_epoch
+
+
 def _state(
-    progress: _Progress, trainee: Any, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    course: Mapping[str, Any],
+    progress: _Progress,
+    trainee: Any,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> dict[str, Any]:
     return {
+        "course": dict(course),
         "progress": dict(vars(progress)),
         "weights": trainee.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
         "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
 def _restore(
+    state_file: Path,
+    course: Mapping[str, Any],
     progress: _Progress,
-    state: dict[str, Any],
     trainee: Any,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
+    device: torch.device,
 ) -> None:
-    vars(progress).update(state["progress"])
-    trainee.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_rng"])
+    state = load_training_state(state_file)
+    try:
+        before = state["course"]
+        changed = [
+            f"{name} was {before.get(name)}, is {now}"
+            for name, now in course.items()
+            if before.get(name) != now
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{state_file} is the state of another training ({', '.join(changed)}); change that back, or delete "
+                f"the file to start again"
+            )
+        trainee.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        if device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+        vars(progress).update(state["progress"])
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{state_file} does not fit this network ({str(error).strip().splitlines()[0]}); delete it to start again"
+        ) from error

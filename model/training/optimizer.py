@@ -12,17 +12,18 @@ ENCODERS = ("network.text.", "network.vision.")
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: encoders or not, decayed (matrices) or not (biases, norms, gates,
-    embeddings).
+    """AdamW in four groups: encoders or not, decayed (matrices of linear maps and convolutions) or not (biases,
+    norms, gates, embeddings, positions, tokens).
 
     Encoders get `encoder_learning_rate` times the learning rate; each group keeps its factor as `lr_factor`.
     """
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         factor = config.encoder_learning_rate if name.startswith(ENCODERS) else 1.0
-        decay = 0.0 if parameter.ndim < 2 or "embed" in name or "token" in name else config.weight_decay
+        decay = config.weight_decay if id(parameter) in matrices else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -50,10 +51,11 @@ def set_learning_rate(
 
 
 def learning_rate_at(config: TrainingConfig, *, step: int, steps: int) -> float:
-    """Linear warm-up, then a half cosine down to `final_learning_rate` of the peak at the very last step."""
+    """Linear warm-up to the peak, then a half cosine down to `final_learning_rate` of it at the very last step."""
     warmup = round(config.warmup_fraction * steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    peak = max(0, warmup - 1)
+    progress = (step - peak) / max(1, steps - 1 - peak)
     floor = config.final_learning_rate
-    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+    return config.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
