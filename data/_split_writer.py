@@ -101,10 +101,11 @@ class SplitWriter:
             return True
         if image == self._last_image and self.rows:
             return False
-        self._last_image, self._last_digest = image, hashlib.sha256(image).digest()
-        if self._last_digest not in self.image_digests:
-            self.image_digests.add(self._last_digest)
+        digest = hashlib.sha256(image).digest()
+        if digest not in self.image_digests:
             self.image_sizes.add(stored_size(image, name=f"row {row.id}"))
+            self.image_digests.add(digest)
+        self._last_image, self._last_digest = image, digest
         return True
 
     def _note_embedding(self, row: Row, record: dict[str, Any]) -> None:

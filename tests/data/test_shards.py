@@ -16,7 +16,7 @@ import pytest
 from data.images import encode
 from data.manifest import LabelColumn, Manifest, ShardError
 from data.row import Row
-from data.shards import is_half_written, open_shards, write_shards
+from data.shards import DROPPED_NAME, is_half_written, open_shards, write_shards
 
 COLOUR = LabelColumn(name="colour", class_names=("red", "blue"))
 
@@ -132,7 +132,6 @@ def test_fingerprint_is_of_content_alone(tmp_path: Path):
         ({"labels": {"colour": "green"}}, "colour is 'green'; known: red, blue"),
         ({"labels": {}}, "colour is None; known: red, blue"),
         ({"extra": {}}, "earlier rows have"),
-        ({"image": b"?"}, "row 5-2: not a picture"),
     ],
 )
 def test_impossible_rows_are_refused_and_leave_nothing(tmp_path: Path, change: dict, message: str):
@@ -141,6 +140,17 @@ def test_impossible_rows_are_refused_and_leave_nothing(tmp_path: Path, change: d
     with pytest.raises(ValueError, match=message):
         write(rows, tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_is_none_is_dropped_and_counted(tmp_path: Path):
+    rows = make_rows(num_images=2)
+    rows[1:3] = [replace(row, image=b"?") for row in rows[1:3]]  # and then the same again
+    manifest = write(rows, tmp_path / "set")
+    assert manifest.dropped == {"not_an_image": 2}
+    assert manifest.counts("train").rows == 4
+    dropped = pq.read_table(tmp_path / "set" / DROPPED_NAME).to_pylist()
+    assert [drop["id"] for drop in dropped] == ["0-1", "0-2"]
+    assert "row 0-1: not a picture" in dropped[0]["detail"]
 
 
 def test_no_rows_and_doubled_column_names_are_refused(tmp_path: Path):
