@@ -174,7 +174,7 @@ class IntegrityCheck:
 
     def _torn(self) -> Iterator[str]:
         for (one, other), groups in self._torn_groups.items():
-            yield f"{one} and {other} share {len(set(groups)):,} groups of rows, as {groups[0]}"
+            yield f"{one} and {other} share {_counted(len(set(groups)), 'group')} of rows, as {groups[0]}"
 
     def _untrained_classes(self) -> Iterator[str]:
         train = self._splits.get("train")
@@ -184,7 +184,7 @@ class IntegrityCheck:
                     sorted(set(split.labels[column.name]) - set(train.labels[column.name])) if train else []
                 )
                 if never:
-                    yield f"{name} has {len(never):,} classes of {column.name} that train has not, as {never[0]}"
+                    yield f"{name} has {_counted(len(never), 'class', 'es')} of {column.name} that train has not, as {never[0]}"
 
     def _shared_texts(self, names: Sequence[str]) -> Iterator[str]:
         train = set(self._splits["train"].texts) if "train" in self._splits else set()
@@ -198,7 +198,7 @@ class IntegrityCheck:
         for name in names:
             several = [seen for seen in self._splits[name].pictures.values() if seen.has_other_name]
             if several:
-                yield f"{name} has {len(several):,} pictures under more than one name, as {several[0].group}"
+                yield f"{name} has {_counted(len(several), 'picture')} under more than one name, as {several[0].group}"
 
     def _other_counts(self, published_rows: Mapping[str, int]) -> Iterator[str]:
         for names, published in published_rows.items():
@@ -362,11 +362,15 @@ def _shared(overlaps: Iterable[Overlap], *, is_same: bool) -> Iterator[str]:
             one, other = overlap.splits
             how = "the same" if is_same else "near"
             (left, right), *_ = overlap.examples
-            what = "pictures are" if overlap.pictures != 1 else "picture is"
-            yield f"{overlap.pictures:,} {what} {how} in {one} and {other}, as {left} and {right}"
+            verb = "is" if overlap.pictures == 1 else "are"
+            yield f"{_counted(overlap.pictures, 'picture')} {verb} {how} in {one} and {other}, as {left} and {right}"
 
 
 # --- words for a terminal
+
+
+def _counted(number: int, thing: str, plural: str = "s") -> str:
+    return f"{number:,} {thing}{'' if number == 1 else plural}"
 
 
 def _balance(split: SplitReport, column: str) -> str:
@@ -384,7 +388,7 @@ def _balance(split: SplitReport, column: str) -> str:
             f"median {spread.median:,}"
         )
     if missing := split.unlabelled.get(column):
-        said += f"{said and ' · '}{missing:,} rows without a label"
+        said += f"{said and ' · '}{_counted(missing, 'row')} without a label"
     return said
 
 

@@ -17,13 +17,13 @@ from typing import NoReturn
 
 from nas.typed_values import OUR_PACKAGES
 
-COMMANDS = {"search": "nas.run_search"}
+COMMANDS = {"data": "nas.data_commands", "search": "nas.run_search"}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `crosstie <arguments>`; gives back the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _Parser(
+    parser = Parser(
         prog="crosstie", description="Searches where to tie the two streams of an image-text network."
     )
     parser.add_argument("command", choices=sorted(COMMANDS), help="`crosstie COMMAND --help` says more")
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def search_parser(default_experiment: str) -> argparse.ArgumentParser:
     """The command line of a search."""
-    parser = _Parser(
+    parser = Parser(
         prog=this_command(),
         description="Runs an experiment: hyperparameters, then placement, then confirmation, then the report.",
         epilog="Under `ray job submit`, or with RAY_ADDRESS set, it runs on that cluster; otherwise on this machine.",
@@ -116,7 +116,7 @@ def short_path(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:

@@ -60,7 +60,7 @@ def test_files_of_somebody_else_are_not_deleted(tmp_path: Path):
 
 
 def test_unknown_source_option_and_needless_path(tmp_path: Path):
-    with pytest.raises(SourceError, match="no source named 'flickr'; known: .*easy_vqa"):
+    with pytest.raises(SourceError, match=r"no source named 'flickr'; known: .*easy_vqa"):
         prepare("flickr", "", tmp_path / "set", seed=1)
     with pytest.raises(SourceError, match="source scenes has no option 'gird'; known: train_images"):
         prepare("scenes", "", tmp_path / "set", seed=1, options={"gird": 3})
