@@ -19,7 +19,19 @@ from search_spaces.training_hyperparameters import Real, TrainingHyperparameters
 EXPERIMENT = replace(
     EASY_VQA,
     name="scenes_search",
-    data=DataConfig(source="scenes", options={"weight_shape_of_colour": 9.0, "weight_colour_beside": 1.0}),
+    data=DataConfig(
+        source="scenes",
+        options={
+            "objects_min": 5,
+            "objects_max": 6,
+            "weight_colour_of_shape": 0.0,
+            "weight_shape_of_colour": 9.0,
+            "weight_colour_beside": 1.0,
+            "weight_shape_beside": 0.0,
+            "weight_shape_at": 0.0,
+            "weight_colour_at": 0.0,
+        },
+    ),
     training=TrainingConfig(epochs=8, steps_per_epoch=180, batch_size=32),
     evaluation=EvaluationConfig(validation_rows=1200, test_rows=3000, alignment_rows=256),
     hyperparameters=replace(

@@ -3,6 +3,8 @@
 Each stage reads from the trial log what it has done already, so that a resumed run is the same page, read again.
 """
 
+import hashlib
+import json
 import logging
 import random
 import time
@@ -176,9 +178,8 @@ def check(experiment: Experiment) -> None:
 def open_data(experiment: Experiment, root: Path) -> ShardSet:
     """The experiment's data as shards, prepared below `root` the first time; sets are shared between runs."""
     data = experiment.data
-    options = "".join(f"-{name}{value}" for name, value in sorted(data.options.items()))
-    name = f"{data.source}-seed{data.seed}{options}".replace("/", "_")[:120]
-    folder = root / "shards" / name
+    identity = json.dumps([data.source, data.path, data.seed, data.options], sort_keys=True, default=str)
+    folder = root / "shards" / f"{data.source}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     prepare(data.source, data.path, folder, seed=data.seed, options=data.options)
     return open_shards(folder)
 
