@@ -296,8 +296,9 @@ def _publish(experiment: Experiment, folder: RunFolder) -> Path:
     )
 
 
-def _measured_step(config: NetworkConfig, training: TrainingConfig, *, num_steps: int = 5) -> float:
+def _measured_step(config: NetworkConfig, training: TrainingConfig, *, num_steps: int = 12) -> float:
     """Seconds of one training step of a network on this machine, on random rows; the median of a few."""
+    torch.set_num_threads(1)  # as in a trial
     network = build_two_stream(config, vocabulary_size=1000)
     head = FusionHead(network, config, num_outputs=16)
     both = torch.nn.ModuleDict({"network": network, "head": head})
@@ -317,4 +318,4 @@ def _measured_step(config: NetworkConfig, training: TrainingConfig, *, num_steps
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
+    return float(np.median(seconds[2:]))  # the first ones warm up
