@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import decode, encode
+from data.images import ImageError, decode, encode
 from data.picture_facts import near_pairs, perceptual_hash, picture_facts
-from data.row import UnusableError
 
 
 def photograph(seed: int, side: int = 96) -> np.ndarray:
@@ -73,6 +72,6 @@ def test_why_a_picture_has_no_facts():
         (whole[: len(whole) // 2], "damaged_image"),
         (huge.getvalue(), "image_too_large"),
     ]:
-        with pytest.raises(UnusableError, match="row 7") as error:
+        with pytest.raises(ImageError, match="row 7") as error:
             picture_facts(stored, "row 7")
         assert error.value.reason == reason
