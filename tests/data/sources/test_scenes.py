@@ -41,6 +41,9 @@ def test_questions_of_a_scene_by_hand():
         "what shape is in row one column one?": ("shape_at", "star"),
         "what shape is in row one column two?": ("shape_at", "circle"),
         "what shape is in row two column two?": ("shape_at", "star"),
+        "what colour is the shape in row one column one?": ("colour_at", "red"),
+        "what colour is the shape in row one column two?": ("colour_at", "blue"),
+        "what colour is the shape in row two column two?": ("colour_at", "blue"),
         "what colour is the shape right of the red star?": ("colour_beside", "blue"),
         "what shape is right of the red star?": ("shape_beside", "circle"),
         "what colour is the shape left of the blue circle?": ("colour_beside", "red"),
@@ -134,7 +137,7 @@ def test_the_question_alone_is_worth_no_more_than_chance():
 
 def test_weights_choose_the_kinds():
     options = replace(SMALL, **dict.fromkeys((f"weight_{kind}" for kind in KINDS[:-1]), 0.0))
-    assert {row.extra["kind"] for row in rows("", seed=0, options=options)} == {"shape_at"}
+    assert {row.extra["kind"] for row in rows("", seed=0, options=options)} == {KINDS[-1]}
 
 
 def test_answers_are_the_colours_and_shapes_in_use():
