@@ -34,6 +34,7 @@ DropReason = Literal[
     "damaged_embedding",  # a vector that is not finite, all zero, or lost
 ]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
+DETAIL_LENGTH = 300
 
 
 class UnusableError(ValueError):
@@ -88,6 +89,15 @@ class Dropped:
 
     def __post_init__(self) -> None:
         assert self.reason in DROP_REASONS, self.reason
+        # They quote what is broken: a file's name need not be text, and a cell may hold a whole page.
+        for name in ("id", "detail"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
+
+def printable(text: str) -> str:
+    """The text so that it can be stored and shown: what is not Unicode as backslash and number, at most DETAIL_LENGTH."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= DETAIL_LENGTH else f"{text[: DETAIL_LENGTH - 1]}…"
 
 
 def read_image(image: bytes | StoredImage) -> bytes:

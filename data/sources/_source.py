@@ -26,7 +26,7 @@ from typing import Any
 
 import data.sources
 from data.manifest import LabelColumn
-from data.row import Dropped, Row, UnusableError
+from data.row import Dropped, Row, UnusableError, printable
 
 
 class SourceError(ValueError):
@@ -82,6 +82,7 @@ def kept_or_dropped(candidates: Iterable[tuple[str, str, Callable[[], Row]]]) ->
     for where, split, make in candidates:
         try:
             row = make()
+            _check_unicode(row)
             if row.id in split_of_id:
                 raise UnusableError(
                     "duplicate_id", f"{where}: id {row.id} came before, in {split_of_id[row.id]}"
@@ -91,6 +92,15 @@ def kept_or_dropped(candidates: Iterable[tuple[str, str, Callable[[], Row]]]) ->
             continue
         split_of_id[row.id] = row.split
         yield row
+
+
+def _check_unicode(row: Row) -> None:
+    """Raises UnusableError for a text that no file can hold: half a character, as a cut emoji in JSON, or a name of bytes."""
+    for text in (row.id, row.group, row.caption, row.text, *row.extra.values()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UnusableError("bad_row", f"{printable(row.id)}: {printable(text)} is not Unicode") from None
 
 
 def is_held_out(name: str, fraction: float, seed: int) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from data.manifest import LabelColumn
-from data.row import Dropped, Row
+from data.row import Dropped, Row, printable
 from data.sources._image_file import image_file
 from data.sources._source import SourceError, check_fraction, existing_folder, is_held_out, kept_or_dropped
 
@@ -46,6 +46,10 @@ def labels(path: str, options: ImageFolderOptions) -> tuple[LabelColumn, ...]:
     names = {name for folder in folders.values() for name, is_folder in _entries(folder) if is_folder}
     if not names:
         raise SourceError(f"{path} has no folders of classes")
+    if strange := [name for name in names if printable(name) != name]:
+        raise SourceError(
+            f"{path}: the folder {printable(strange[0])} has a name that is not UTF-8; rename it"
+        )
     return (LabelColumn(name="class", class_names=tuple(sorted(names))),)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.manifest import LabelColumn
-from data.row import Dropped, Row, StoredImage, UnusableError
+from data.row import Dropped, Row, StoredImage, UnusableError, printable
 from data.sources._image_file import MAX_IMAGE_BYTES, image_file
 from data.sources._source import SourceError, check_fraction, is_held_out, kept_or_dropped
 from data.sources._tables import Line, column_names, read_table
@@ -37,6 +37,7 @@ SPLIT_NAMES = {
 }
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_CLASSES = 100_000
+MAX_DIFFERENT_VALUES = 1_000_000
 
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 _FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?", re.IGNORECASE)
@@ -89,22 +90,19 @@ def labels(path: str, options: OwnTableOptions) -> tuple[LabelColumn, ...]:
     """
     if not options.label:
         return ()
-    tables = _tables(path, options)
+    values = _different_values(_values(_tables(path, options).values(), options.label))
     is_multilabel = options.label_kind == "multilabel" or (
-        options.label_kind == "auto"
-        and any(_is_list(value, options) for value in _values(tables.values(), options.label))
+        options.label_kind == "auto" and any(_is_list(value, options) for value, _ in values)
     )
     found: set[str] = set()
     num_labelled = 0
-    for value in _values(tables.values(), options.label):
+    for value, count in values:
         try:
             names = _names(value, is_multilabel, options)
         except UnusableError:
             continue
         found.update(names or ())
-        num_labelled += names is not None
-        if len(found) > MAX_CLASSES:
-            break
+        num_labelled += count if names is not None else 0
     _check_classes(found, num_labelled, options)
     kind = "multilabel" if is_multilabel else "class"
     return (LabelColumn(name=options.label, kind=kind, class_names=_in_order(found)),)
@@ -286,6 +284,8 @@ def _class_name(value: Any) -> str:
     if not isinstance(value, str | bool | int | float):
         raise UnusableError("bad_label", f"a label of type {type(value).__name__}: {str(value)[:40]}")
     name = str(value).strip()
+    if printable(name) != name:
+        raise UnusableError("bad_label", f"{printable(name)} is too long for a class, or not Unicode")
     # pandas writes 1 as 1.0 where another row of the column is empty
     return match[1] if (match := _WHOLE_NUMBER.fullmatch(name)) else name
 
@@ -301,6 +301,19 @@ def _as_list(value: Any) -> list[Any] | None:
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, list) else None
+
+
+def _different_values(values: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Each value and how often it comes, so that the table is read once only."""
+    counts: dict[Any, list[Any]] = {}
+    for value in values:
+        if value is None or value != value:
+            continue
+        key = value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+        counts.setdefault(key, [value, 0])[1] += 1
+        if len(counts) > MAX_DIFFERENT_VALUES:
+            break
+    return [(value, count) for value, count in counts.values()]
 
 
 def _check_classes(found: set[str], num_labelled: int, options: OwnTableOptions) -> None:

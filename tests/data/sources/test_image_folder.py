@@ -1,11 +1,12 @@
 """A folder of pictures in the layout of ImageNet."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from data.row import Row
+from data.row import Dropped, Row
 from data.sources._source import SourceError
 from data.sources.image_folder import ImageFolderOptions, class_words, labels, rows
 
@@ -42,6 +43,18 @@ def test_classes_without_splits_are_train(folder: Path):
     assert {row.split for row in found} == {"train"}
     assert {row.labels["class"] for row in found} == {"n01", "n02"}
     assert {row.split for row in read(folder / "train", validation_fraction=0.5)} == {"train", "validation"}
+
+
+def test_names_that_are_not_unicode(folder: Path):
+    strange = os.fsdecode(b"caf\xe9.jpg")
+    (folder / "train" / "n01" / strange).write_bytes(b"x")
+    (dropped,) = [
+        row for row in rows(str(folder), seed=0, options=ImageFolderOptions()) if isinstance(row, Dropped)
+    ]
+    assert (dropped.id, dropped.reason) == ("train/n01/caf\\udce9.jpg", "bad_row")
+    (folder / "train" / strange).mkdir()
+    with pytest.raises(SourceError, match=r"has a name that is not UTF-8; rename it"):
+        read(folder)
 
 
 def test_no_classes_and_links_out(folder: Path, tmp_path: Path):

@@ -185,3 +185,12 @@ def test_pictures_elsewhere_need_leave(make_sample: Callable, tmp_path: Path):
     (row,) = read(path, allow_outside=True)
     assert isinstance(row, Row)
     assert sample.kept == {"train": 20}
+
+
+def test_half_a_character_is_dropped_wherever_it_stands(tmp_path: Path):
+    path = jsonl(tmp_path, ["a", "b", "a\ud83d", "a"], text=["whole 🐈", "half \ud83d", "t", "t" * 9000])
+    found = read(path)
+    assert [row.reason for row in found if isinstance(row, Dropped)] == ["bad_row", "bad_label"]
+    assert [row.labels["label"] for row in found if isinstance(row, Row)] == ["a", "a"]
+    assert all(len(row.detail.encode()) < 400 for row in found if isinstance(row, Dropped))
+    assert labels(path, OwnTableOptions())[0].class_names == ("a", "b")
