@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
 def check(arguments: list[str]) -> int:
     """Reads a whole dataset and reports on it; exit code 1 says that its splits have a problem."""
     parser = source_parser(
-        "check", "Reads every row and picture of a dataset, writes nothing, and says what is wrong with it."
+        "check",
+        "Reads every row and picture of a dataset, writes nothing, and says what is wrong with it; exit code 1: a problem.",
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     reports: list[Report] = []
