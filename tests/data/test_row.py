@@ -12,7 +12,7 @@ from data.images import encode
 from data.manifest import NO_LABEL, LabelColumn, Manifest, ShardError
 from data.row import Dropped, Row, UnusableError, label_values
 from data.shards import DROPPED_NAME, open_shards, write_shards
-from data.stream import batch_from_table, load_split
+from data.stream import load_split
 from data.text import WordTokenizer
 
 GENRE = LabelColumn(name="genre", kind="multilabel", class_names=("war", "love", "space"))
@@ -77,15 +77,6 @@ def test_batches_hold_a_column_a_class(tmp_path: Path):
     batch = split.batch(np.array([3, 0]))
     assert batch.labels["genre"].tolist() == [[0, 1, 0], [1, 0, 1]]
     assert batch.labels["verdict"].tolist() == [0, 1]
-    streamed = batch_from_table(
-        shards.read("train").take([3, 0]),
-        shards.manifest,
-        tokenizer,
-        text_column="caption",
-        max_length=8,
-        image_size=8,
-    )
-    assert streamed.labels["genre"].tolist() == batch.labels["genre"].tolist()
 
 
 def test_a_text_that_nobody_wrote_is_no_column(tmp_path: Path):
