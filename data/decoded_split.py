@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.batch import ImageTextBatch
 from data.manifest import LabelColumn, ShardError
-from data.text import bucketed_batches
+from data.text import bucketed_batches, pad_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +84,13 @@ class DecodedSplit:
     def batch(self, rows: np.ndarray) -> ImageTextBatch:
         """These rows, in this order, as one batch."""
         rows_B = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.tokens.device)
-        lengths_B = self.lengths_R[rows_B]
-        position_T = torch.arange(int(lengths_B.max()) if len(rows) else 0, device=self.tokens.device)
-        mask_BT = position_T < lengths_B[:, None]
-        # Padding would read past the end of the last text: let it read its own first token, then overwrite it.
-        where_BT = self.starts_R[rows_B][:, None] + position_T * mask_BT
+        token_ids_BT, text_mask_BT = pad_rows(
+            self.tokens, self.starts_R[rows_B], self.lengths_R[rows_B], self.pad_id
+        )
         return ImageTextBatch(
             images_BCHW=self.images_GCHW[self.image_of_row_R[rows_B]],
-            token_ids_BT=self.tokens[where_BT].masked_fill_(~mask_BT, self.pad_id),
-            text_mask_BT=mask_BT,
+            token_ids_BT=token_ids_BT,
+            text_mask_BT=text_mask_BT,
             labels={name: values[rows_B] for name, values in self.labels.items()},
             ids=[self.ids[row] for row in rows],
             extra={name: [values[row] for row in rows] for name, values in self.extra.items()},

@@ -1,8 +1,10 @@
-"""Shards -> batches: decoded once into this process's memory, or streamed by Ray Data.
+"""Shards -> batches: from this process's memory, from disk through its threads, or through Ray Data.
 
 `load_split` is the way of a search, where many short trials read one small dataset: a plain loop over memory is 100 times
-as fast as any pipeline. `ray_dataset` and `batches_from_ray` are the way of splits that do not fit into memory and of
-training on many workers; stored bytes travel and are decoded beside the training, in background threads.
+as fast as any pipeline. `open_stream` takes that way while the pictures fit, and otherwise reads and decodes beside the
+training, in background threads. Both follow from a seed to the row, and go on in the middle of an epoch.
+`ray_dataset` and `RayStream` are for workers that cannot read the shards themselves, or too few to: Ray's tasks read, where
+there are CPUs for it, and stored bytes travel.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +26,12 @@ from data import images
 from data.batch import ImageTextBatch
 from data.decoded_split import DecodedSplit
 from data.manifest import Manifest, ShardError
+from data.prefetch import Prefetched, prefetch
 from data.row import label_values
+from data.row_pool import BatchOrder, RaggedTexts, RowPool, batches_of_pools
 from data.shards import ShardSet, open_shards
-from data.text import Tokenizer, pad_ragged
+from data.streamed_split import POOL_BYTES, POOL_ROWS, StreamedSplit
+from data.text import Tokenizer
 
 if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
@@ -67,14 +72,215 @@ def clear_cache() -> None:
         _cache.clear()
 
 
-def ray_dataset(folder: str | Path, split: str) -> Dataset:
+class Stream(Protocol):
+    """What training asks of a split: DecodedSplit, StreamedSplit and RayStream give it."""
+
+    def __len__(self) -> int: ...
+
+    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int: ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        bucket: bool = True,
+        first_batch: int = 0,
+    ) -> Iterator[ImageTextBatch]: ...
+
+    def endless_batches(
+        self, batch_size: int, *, seed: int, first_batch: int = 0
+    ) -> Iterator[ImageTextBatch]: ...
+
+
+def open_stream(
+    shards: ShardSet,
+    split: str,
+    tokenizer: Tokenizer,
+    *,
+    text_column: str = "text",
+    max_length: int = 64,
+    image_size: int = 0,
+    num_threads: int = 1,
+    worker: int = 0,
+    num_workers: int = 1,
+    memory_bytes: int = CACHE_BYTES,
+    pool_rows: int = POOL_ROWS,
+    pool_bytes: int = POOL_BYTES,
+) -> DecodedSplit | StreamedSplit:
+    """A split of `shards` to train on: from memory where its pictures fit into `memory_bytes` decoded, else from disk.
+
+    Worker `worker` of `num_workers` gets a part of its own, the same number of rows to within one, always from disk.
+    From disk, `num_threads` threads decode, and `pool_rows` rows are held to shuffle among, or `pool_bytes` of encoded
+    pictures when those are fewer. The rest, and what is raised, as for `load_split`.
+    """
+    counts = shards.manifest.counts(split)
+    size = _checked_image_size(shards.manifest, text_column, image_size)
+    if num_workers == 1 and counts.images * 3 * size * size <= memory_bytes:
+        return load_split(
+            shards, split, tokenizer, text_column=text_column, max_length=max_length, image_size=size
+        )
+    return StreamedSplit(
+        shards,
+        split,
+        tokenizer,
+        text_column=text_column,
+        max_length=max_length,
+        image_size=size,
+        num_threads=num_threads,
+        worker=worker,
+        num_workers=num_workers,
+        pool_rows=pool_rows,
+        pool_bytes=pool_bytes,
+    )
+
+
+class ResumableBatches:
+    """Endless batches of a stream, made ahead in the background, that can say where they are and go on from there.
+
+    `state_dict` counts what was taken, not what was made ahead: loaded into another such iterator of the same stream,
+    batch size and seed, it gives the very batch that would have come next.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device | str | None = None,
+        depth: int = 2,
+    ) -> None:
+        self._stream, self._batch_size, self._seed = stream, batch_size, seed
+        self._device, self._depth = device, depth
+        self._taken = 0
+        self._ready: Prefetched[ImageTextBatch] | None = None
+
+    def __iter__(self) -> ResumableBatches:
+        return self
+
+    def __next__(self) -> ImageTextBatch:
+        if self._ready is None:
+            batches = self._stream.endless_batches(self._batch_size, seed=self._seed, first_batch=self._taken)
+            self._ready = prefetch(batches, device=self._device, depth=self._depth)
+        batch = next(self._ready)
+        self._taken += 1
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch is: its epoch, and its number in it; and what it is the next of."""
+        epoch, batch = divmod(self._taken, self._stream.num_batches(self._batch_size, drop_last=True))
+        return {"epoch": epoch, "batch": batch, "batch_size": self._batch_size, "seed": self._seed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on from there. Raises ValueError for a state of another batch size or seed."""
+        for name, now in (("batch_size", self._batch_size), ("seed", self._seed)):
+            if state[name] != now:
+                raise ValueError(f"the batches to go on from had {name} {state[name]}, these have {now}")
+        self.close()
+        per_epoch = self._stream.num_batches(self._batch_size, drop_last=True)
+        self._taken = state["epoch"] * per_epoch + state["batch"]
+
+    def close(self) -> None:
+        """Ends the threads; the next batch starts them again."""
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
+
+
+def ray_dataset(folder: str | Path, split: str, *, seed: int | None = None) -> Dataset:
     """A split of the shards at `folder` as a Ray dataset of stored rows. Ray must have been started.
 
-    `folder` must be one that every node can read. Raises ShardError as `open_shards` does.
+    With `seed` the files are read in another order each time. `folder` must be one that every node can read. Rows come
+    in the same order every time that is asked for with the same seed, also from `streaming_split`; Ray Train goes by
+    its own `DataConfig(execution_options=...)`, which must say `preserve_order` too. Raises ShardError as
+    `open_shards` does.
     """
     import ray.data
 
-    return ray.data.read_parquet([str(path) for path in open_shards(folder).paths(split)])
+    rows = ray.data.read_parquet(
+        [str(path) for path in open_shards(folder).paths(split)],
+        shuffle=None if seed is None else ray.data.FileShuffleConfig(seed=seed),
+    )
+    rows.context.execution_options.preserve_order = True
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayStream:
+    """One worker's part of a `ray_dataset`, for training on many. What Ray Data does not promise is said at `batches`."""
+
+    rows: DataIterator
+    """`ray.train.get_dataset_shard(name)`, or one of `dataset.streaming_split(num_workers, equal=True)`."""
+    manifest: Manifest
+    split: str
+    tokenizer: Tokenizer
+    num_workers: int
+    text_column: str = "text"
+    max_length: int = 64
+    image_size: int = 0
+    num_threads: int = 1
+    pool_rows: int = POOL_ROWS
+
+    def __len__(self) -> int:
+        """Rows a worker: Ray leaves out what is over when it makes the parts equal."""
+        return self.manifest.counts(self.split).rows // self.num_workers
+
+    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
+        """How many batches an epoch has for this worker."""
+        return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        bucket: bool = True,
+        first_batch: int = 0,
+    ) -> Iterator[ImageTextBatch]:
+        """One pass over this worker's rows. All workers must begin it, or Ray waits for those that did not.
+
+        (seed, epoch) decide how rows are shuffled inside a pool; which rows make a pool is up to the dataset, and the
+        same in every run if it preserves order. `first_batch` passes over what comes before without decoding it, but
+        Ray reads it again.
+        """
+        return batches_from_ray(
+            self.rows,
+            self.manifest,
+            self.tokenizer,
+            batch_size=batch_size,
+            text_column=self.text_column,
+            max_length=self.max_length,
+            image_size=self.image_size,
+            shuffle_rows=self.pool_rows if shuffle else 0,
+            seed=seed,
+            epoch=epoch,
+            bucket=bucket,
+            drop_last=drop_last,
+            first_batch=first_batch,
+            num_threads=self.num_threads,
+        )
+
+    def endless_batches(
+        self, batch_size: int, *, seed: int, first_batch: int = 0
+    ) -> Iterator[ImageTextBatch]:
+        """Pass after pass of full batches, from batch `first_batch` on (counted over all passes).
+
+        Raises ValueError when a batch would be larger than a worker's part.
+        """
+        per_epoch = self.num_batches(batch_size, drop_last=True)
+        if per_epoch == 0:
+            raise ValueError(f"a batch of {batch_size} rows cannot be drawn from {len(self)} rows a worker")
+        epoch, first = divmod(first_batch, per_epoch)
+        while True:
+            yield from self.batches(batch_size, seed=seed, epoch=epoch, drop_last=True, first_batch=first)
+            epoch, first = epoch + 1, 0
 
 
 def batches_from_ray(
@@ -88,64 +294,43 @@ def batches_from_ray(
     image_size: int = 0,
     shuffle_rows: int = 0,
     seed: int = 0,
+    epoch: int = 0,
+    bucket: bool = True,
     drop_last: bool = False,
-    prefetch_batches: int = 2,
+    first_batch: int = 0,
+    num_threads: int = 1,
 ) -> Iterator[ImageTextBatch]:
-    """Batches of one epoch from this worker's part of a `ray_dataset` (`ray.train.get_dataset_shard(name)`).
+    """Batches of one pass over this worker's part of a `ray_dataset` (`ray.train.get_dataset_shard(name)`).
 
-    Rows of one picture are stored together: `shuffle_rows` (0: none) is how many rows are held to draw from, by
-    `seed`; give another seed each epoch. Whole batches may overtake one another (several threads decode them), so
-    unlike `load_split`'s the order is not the same from run to run. Raises as `load_split` does.
+    `shuffle_rows` (0: none) is how many rows are held to draw from, by (seed, epoch). Stored bytes travel, and are
+    decoded here. Raises as `load_split` does.
     """
-    from ray.data.collate_fn import ArrowBatchCollateFn
-
     size = _checked_image_size(manifest, text_column, image_size)
 
-    class Collate(ArrowBatchCollateFn):
-        def __call__(self, batch: pa.Table) -> ImageTextBatch:
-            return batch_from_table(
-                batch, manifest, tokenizer, text_column=text_column, max_length=max_length, image_size=size
+    def pools() -> Iterator[RowPool]:
+        tables = rows.iter_batches(
+            batch_size=max(shuffle_rows, batch_size), batch_format="pyarrow", prefetch_batches=1
+        )
+        for table in tables:
+            yield RowPool.from_table(
+                table, RaggedTexts.of(table[text_column], tokenizer, max_length), manifest
             )
 
-    # An ImageTextBatch passes through untouched; "cpu" keeps Ray from claiming a device for it.
-    batches: Iterable[Any] = rows.iter_torch_batches(
+    order = BatchOrder(
         batch_size=batch_size,
-        collate_fn=Collate(),
-        device="cpu",
+        seed=seed,
+        epoch=epoch,
+        shuffle=shuffle_rows > 0,
+        bucket=bucket,
         drop_last=drop_last,
-        prefetch_batches=prefetch_batches,
-        local_shuffle_buffer_size=max(shuffle_rows, batch_size) if shuffle_rows else None,
-        local_shuffle_seed=seed if shuffle_rows else None,
     )
-    yield from batches
-
-
-def batch_from_table(
-    table: pa.Table,
-    manifest: Manifest,
-    tokenizer: Tokenizer,
-    *,
-    text_column: str,
-    max_length: int,
-    image_size: int,
-) -> ImageTextBatch:
-    """Rows as they are stored -> a batch; a picture that several rows share is decoded once."""
-    ids: list[str] = table["id"].to_pylist()
-    stored: list[bytes] = table["image"].to_pylist()
-    decoded: dict[bytes, Tensor] = {}
-    for row_id, picture in zip(ids, stored, strict=True):
-        if picture not in decoded:
-            decoded[picture] = torch.from_numpy(images.decode(picture, size=image_size, name=f"row {row_id}"))
-    token_ids_BT, text_mask_BT = pad_ragged(
-        tokenizer.encode(table[text_column].to_pylist(), max_length), tokenizer.pad_id
-    )
-    return ImageTextBatch(
-        images_BCHW=torch.stack([decoded[picture] for picture in stored]),
-        token_ids_BT=token_ids_BT,
-        text_mask_BT=text_mask_BT,
-        labels={c.name: torch.from_numpy(label_values(c, table[c.name])) for c in manifest.labels},
-        ids=ids,
-        extra={name: table[name].to_pylist() for name in manifest.extra_columns},
+    return batches_of_pools(
+        pools(),
+        order,
+        image_size=size,
+        pad_id=tokenizer.pad_id,
+        num_threads=num_threads,
+        skipped_batches=first_batch,
     )
 
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,11 +81,7 @@ class WordTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         """See Tokenizer.encode. A word outside the vocabulary becomes [UNK]."""
         _check_max_length(max_length)
-        keep = max_length - 2
-        return [
-            [self.cls_id, *encoding.ids[:keep], self.sep_id]
-            for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+        return _encode(self._fast, texts, max_length, self.cls_id, self.sep_id)
 
 
 class HubTokenizer:
@@ -114,6 +110,7 @@ class HubTokenizer:
         self.vocabulary_size = len(hub)
         self.special_ids = tuple(sorted(int(i) for i in hub.all_special_ids))
         self.fingerprint = _fingerprint(json.dumps(sorted(hub.get_vocab().items())) + type(hub).__name__)
+        self._fast = _without_wrapper(hub)
 
     def save(self, folder: str | Path) -> None:
         """Writes a folder that `HubTokenizer(folder)` reads."""
@@ -122,21 +119,19 @@ class HubTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> list[list[int]]:
         """See Tokenizer.encode."""
         _check_max_length(max_length)
+        if self._fast is not None:
+            return _encode(self._fast, texts, max_length, self.cls_id, self.sep_id)
         return self._hub(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 
-def pad_ragged(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """(ids int64 [B, T], mask bool [B, T]) padded to the longest of these rows.
-
-    >>> pad_ragged([[5], [6, 7]], pad_id=0)[0].tolist()
-    [[5, 0], [6, 7]]
-    """
-    lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    longest = int(lengths_B.max()) if len(rows) else 0
-    mask_BT = torch.arange(longest) < lengths_B[:, None]
-    ids_BT = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    ids_BT[mask_BT] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
-    return ids_BT, mask_BT
+def pad_rows(tokens: Tensor, starts_B: Tensor, lengths_B: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids int64 [B, T], mask bool [B, T]) of the texts that begin at `starts_B` in `tokens`, padded to the longest."""
+    longest = int(lengths_B.max()) if len(lengths_B) else 0
+    position_T = torch.arange(longest, device=tokens.device)
+    mask_BT = position_T < lengths_B[:, None]
+    # Padding would read past the end of the last text: let it read its own first token, then overwrite it.
+    where_BT = starts_B[:, None] + position_T * mask_BT
+    return tokens[where_BT].long().masked_fill_(~mask_BT, pad_id), mask_BT
 
 
 def bucketed_batches(
@@ -166,6 +161,26 @@ def bucketed_batches(
     if len(remainder) and not drop_last:
         batches.append(remainder)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _encode(
+    fast: FastTokenizer, texts: Sequence[str], max_length: int, cls_id: int, sep_id: int
+) -> list[list[int]]:
+    keep = max_length - 2
+    encodings = fast.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [[cls_id, *encoding.ids[:keep], sep_id] for encoding in encodings]
+
+
+def _without_wrapper(hub: Any) -> FastTokenizer | None:
+    """The Rust tokenizer inside a Hugging Face one, for half the time a text; None when it would give other ids."""
+    if not hub.is_fast:
+        return None
+    fast = FastTokenizer.from_str(hub.backend_tokenizer.to_str())
+    fast.no_truncation()
+    fast.no_padding()
+    probes = ["", "A man, a dog and two stars!", "the " * 20]
+    ids = _encode(fast, probes, 8, hub.cls_token_id, hub.sep_token_id)
+    return fast if ids == hub(probes, truncation=True, max_length=8)["input_ids"] else None
 
 
 def _check_max_length(max_length: int) -> None:

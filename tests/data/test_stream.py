@@ -14,7 +14,7 @@ from data.manifest import LabelColumn, ShardError
 from data.prepare import prepare
 from data.row import Row
 from data.shards import ShardSet, open_shards, write_shards
-from data.stream import batch_from_table, clear_cache, load_split
+from data.stream import clear_cache, load_split
 from data.text import WordTokenizer
 
 OPTIONS = {"train_images": 120, "validation_images": 20, "test_images": 20}
@@ -160,17 +160,6 @@ def test_moving_keeps_the_rest(split: DecodedSplit):
 
 def test_pictures_can_be_decoded_smaller(shards: ShardSet, tokenizer: WordTokenizer):
     assert load_split(shards, "test", tokenizer, image_size=32).images_GCHW.shape[1:] == (3, 32, 32)
-
-
-def test_the_table_path_gives_the_same_batch(shards: ShardSet, tokenizer: WordTokenizer, split: DecodedSplit):
-    table = shards.read("train").slice(0, 9)
-    streamed = batch_from_table(
-        table, shards.manifest, tokenizer, text_column="text", max_length=64, image_size=64
-    )
-    held = split.batch(np.arange(9))
-    for name in ("images_BCHW", "token_ids_BT", "text_mask_BT", "labels"):
-        torch.testing.assert_close(getattr(streamed, name), getattr(held, name))
-    assert (streamed.ids, streamed.extra) == (held.ids, held.extra)
 
 
 def test_impossible_requests_are_refused(shards: ShardSet, tokenizer: WordTokenizer, split: DecodedSplit):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from data.text import SPECIAL_WORDS, HubTokenizer, WordTokenizer, bucketed_batches, pad_ragged
+from data.text import SPECIAL_WORDS, HubTokenizer, WordTokenizer, bucketed_batches, pad_rows
 
 TEXTS = ["What colour is the star?", "the star is red", "the star"]
 
@@ -69,7 +70,8 @@ def test_hub_tokenizer_of_an_empty_folder_says_what_to_do(tmp_path: Path):
 
 
 def test_padding_reaches_the_longest_row_only():
-    ids_BT, mask_BT = pad_ragged([[5], [6, 7, 8], []], pad_id=0)
+    tokens, starts, lengths = torch.tensor([5, 6, 7, 8]), torch.tensor([0, 1, 4]), torch.tensor([1, 3, 0])
+    ids_BT, mask_BT = pad_rows(tokens[:4], starts.clamp(max=3), lengths, pad_id=0)
     assert ids_BT.tolist() == [[5, 0, 0], [6, 7, 8], [0, 0, 0]]
     assert mask_BT.tolist() == [[True, False, False], [True, True, True], [False, False, False]]
 
