@@ -11,6 +11,7 @@ _SPELLINGS = {
     "cka": "CKA",
     "flops": "FLOPs",
     "knn": "kNN",
+    "procrustes": "Procrustes",
     "svcca": "SVCCA",
     "pwcca": "PWCCA",
 }

@@ -207,7 +207,8 @@ def find(
     if not objectives:
         raise ValueError("a report needs at least one objective, the metric that networks are ranked by")
     metric = objectives[0]
-    candidates = _candidates([t for t in trials if t.stage == placement_stage], metric)
+    searched = [trial for trial in trials if trial.stage == placement_stage]
+    candidates = _candidates(searched, metric)
     rows, split = _confirmed([t for t in trials if t.stage == confirm_stage], metric)
     reference = strongest([row for row in rows if row.ties == () and row.scores(split)], metric)
     confirmed = _compared(rows, reference, split)
@@ -220,7 +221,7 @@ def find(
         best_of_first_stage=_best_of_first_stage(trials, metric, {placement_stage, confirm_stage}),
         candidates=candidates,
         front=pareto_front(candidates, objectives),
-        marginals=tuple(_marginal(place, candidates, metric) for place in places(candidates)),
+        marginals=tuple(_marginal(place, candidates, metric) for place in _places(searched)),
         confirmed=confirmed,
         split=split,
         reference=reference,
@@ -341,13 +342,13 @@ def _has(trial: TrialRecord, metric: Objective) -> bool:
     return math.isfinite(trial.metrics.get(metric.name, math.nan))
 
 
-def places(candidates: Sequence[Candidate]) -> tuple[Place, ...]:
-    """The layers between the first and the last at which any network has a tie.
+def _places(trials: Iterable[TrialRecord]) -> tuple[Place, ...]:
+    """The layers between the first and the last at which any network that was tried has a tie, stopped ones included.
 
     Where all ties join equal layers there is one place a layer; otherwise each stream has its own, for single
     pairs of unequal layers are too rare to compare.
     """
-    ties = {tie for candidate in candidates for tie in candidate.ties}
+    ties = {tie for trial in trials for tie in ties_of(trial.network_name) or ()}
     if all(text == vision for text, vision in ties):
         return _between("both", [text for text, _ in ties])
     return (

@@ -49,7 +49,8 @@ CONFIRMATION = Illustration(
     name="confirmation",
     draw=draw_confirmation,
     title="Confirmed networks",
-    caption="Mean and 95 % interval over seeds; small dots are single seeds, the dashed line is the reference.",
+    caption="Mean and 95 % interval over seeds; small dots are single seeds, the dashed line is the reference. A network "
+    "of one stream that is far off stands at the edge, with its mean.",
     tables=("confirmation", "confirmation_seeds"),
 )
 ILLUSTRATIONS = (
@@ -65,16 +66,17 @@ ILLUSTRATIONS = (
         name="placement_map",
         draw=draw_placement_map,
         title="Which layers get ties",
-        caption="One row a network, best on top, filled where it has a co-attention layer. Below: what a tie at a "
-        "layer goes with.",
+        caption="One row a network that ran to its full budget, best on top, filled where it has a co-attention layer. "
+        "Below: what a tie at a layer goes with.",
         tables=("candidates", "marginal_effects"),
     ),
     Illustration(
         name="alignment",
         draw=draw_alignment,
         title="Alignment of the best placement",
-        caption="How alike the text and the vision features are at every pair of layers, at the best epoch. A tap is "
-        "what a layer reads, after the ties before it.",
+        caption="How alike the CLS vectors of the two streams are at every pair of taps, on held-out rows, at the best "
+        "epoch. A tap is what a layer reads, after the ties before it; where it is the same for every row, as at the "
+        "embeddings, there is nothing to align and the value is 0.",
         tables=("alignment",),
     ),
     Illustration(
@@ -94,6 +96,13 @@ TABLES = {
     "confirmation": tables.confirmation,
     "confirmation_seeds": tables.confirmation_seeds,
 }
+
+
+_HOW_NETWORKS_ARE_CALLED = (
+    "How networks are called: “t1-v1 t3-v2 · product” has two ties (co-attention layers through which text and image "
+    "attend to each other), one before block 1 of both streams and one before text block 3 and vision block 2, counted "
+    "from 0; its head multiplies the two streams’ CLS vectors (concat: concatenates, sum: adds)."
+)
 
 
 def write_report(
@@ -175,6 +184,7 @@ def render_page(
         "main",
         element("header", element("h1", title), element("p", _state(findings, written), class_="quiet")),
         element("section", element("h2", "Verdict"), join(_verdict(findings)), class_="verdict"),
+        element("p", _HOW_NETWORKS_ARE_CALLED, class_="quiet"),
         join(sections),
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
@@ -307,7 +317,7 @@ def _front(findings: Findings) -> Markup:
         return Markup()
     known = dict.fromkeys([*(objective.name for objective in findings.objectives), "parameters", "flops"])
     names = [name for name in known if any(name in candidate.values for candidate in findings.front)]
-    units = {objective.name: objective.unit for objective in findings.objectives}
+    units = {o.name: o.unit for o in findings.objectives if o.unit not in o.words}
     rows = [
         [
             f"#{candidate.number}",
@@ -391,16 +401,28 @@ def _provenance(findings: Findings, provenance: Mapping[str, Any]) -> Markup:
     objectives = ", ".join(
         f"{o.name} ({o.direction}{', ' + o.unit if o.unit else ''})" for o in findings.objectives
     )
-    facts = {"objectives": objectives, **dict(_flat(provenance))}
-    rows = [[name, _value(value)] for name, value in facts.items()]
+    short = {name: value for name, value in provenance.items() if not _is_long(value)}
+    rows = [[name, _value(value)] for name, value in _flat({"objectives": objectives, **short})]
     return join(
         [
             table("What it takes to repeat this.", ["fact", "value"], rows, words=2),
+            *(_folded(name, value) for name, value in provenance.items() if _is_long(value)),
             element(
                 "p", "All trials: ", element("a", "trials.csv", href="tables/trials.csv"), class_="quiet"
             ),
         ]
     )
+
+
+def _is_long(value: Any) -> bool:
+    """As the list of every installed package is."""
+    return isinstance(value, Mapping) and len(value) > 20
+
+
+def _folded(name: str, facts: Mapping[str, Any]) -> Markup:
+    rows = [[fact, _value(value)] for fact, value in _flat(facts)]
+    title = f"{name} ({len(rows)})"
+    return element("details", element("summary", title), table(title, ["fact", "value"], rows, words=2))
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

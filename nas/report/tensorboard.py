@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -32,6 +33,7 @@ from tensorboard.plugins.text import metadata as text_plugin
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 _EVENT_FILES = "events.out.tfevents.*"
+_FIRST_COLUMNS = ("stage", "network", "label")
 
 
 class HasName(Protocol):
@@ -81,7 +83,10 @@ class TrialBoard:
         trial, epoch = event["trial"], int(event["epoch"])
         matrices = event.get("alignment") or {}
         self._measures.update(matrices)
+        costs = self._costs.get(trial, {})
         for name, value in event["metrics"].items():
+            if name in costs:
+                continue  # a cost is the same in every epoch: it stands in the HParams tab
             tag = f"alignment/{name}" if name in self._measures else name
             self._add(trial, event, _scalar(tag, value), step=epoch)
         for name, matrix in matrices.items():
@@ -154,7 +159,11 @@ class TrialBoard:
             return
         self._parameters = merged
         experiment = api_pb2.Experiment(
-            hparam_infos=[api_pb2.HParamInfo(name=name, type=kind) for name, kind in merged.items()],
+            # TensorBoard shows the first five columns, and puts those first that are said to differ.
+            hparam_infos=[
+                api_pb2.HParamInfo(name=name, type=kind, differs=name in _FIRST_COLUMNS)
+                for name, kind in merged.items()
+            ],
             metric_infos=[
                 api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"result/{name}"), display_name=name)
                 for name in self._objectives
@@ -193,9 +202,11 @@ class _HeatMap:
     def _lay_out(self, shape: tuple[int, int]) -> None:
         figure = self._canvas.figure
         figure.clear()
-        axes = figure.add_axes((0.16, 0.17, 0.62, 0.72))
+        axes = figure.add_axes((0.18, 0.17, 0.6, 0.72))
         rows, columns = max(shape[0], 1), max(shape[1], 1)
         self._image = axes.imshow([[0.0] * columns] * rows, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlabel("vision tap", fontsize=8)
         axes.set_ylabel("text tap", fontsize=8)
         axes.tick_params(labelsize=7)
@@ -209,7 +220,9 @@ def _hyperparameters(event: Mapping[str, Any]) -> dict[str, Any]:
     """The point plus what a reader sorts by; HParams knows numbers, booleans and text only."""
     values = {"stage": event.get("stage", ""), "network": event.get("network_name") or event["network"]}
     values |= {"seed": event["seed"], "label": event.get("label") or ""}
-    for name, value in event["point"].items():
+    # A baseline has no point in the space that was searched; its label says which one it is.
+    point = {} if event.get("role") == "baseline" else event["point"]
+    for name, value in point.items():
         values[name] = value if isinstance(value, bool | int | float | str) else str(value)
     return values
 

@@ -1,14 +1,23 @@
 """The findings in plain words: who won, by how much, how sure, at what cost, and what remains open.
 
-Three to six sentences once there is something to say. A difference whose interval includes 0 is called
+Three to seven sentences once there is something to say. A difference whose interval includes 0 is called
 indistinguishable, whichever way it points.
 """
 
 import math
 from collections.abc import Iterator
 
-from nas.report.findings import QUESTION_ONLY, Candidate, ConfirmedRow, Findings, paired, strongest
+from nas.report.findings import (
+    QUESTION_ONLY,
+    Candidate,
+    ConfirmedRow,
+    Findings,
+    best_report,
+    paired,
+    strongest,
+)
 from nas.report.numerals import count, duration, number, signed
+from nas.search.records import TrialRecord
 from nas.statistics import Interval, is_distinguishable, minimum_detectable_difference, seeds_needed
 
 FEW_SEEDS = 5
@@ -28,10 +37,11 @@ def verdict(findings: Findings) -> tuple[str, ...]:
     else:
         sentences = [
             _ties_or_none(findings, findings.finalist),
-            *_better_than_the_finalist(findings, findings.finalist),
+            *_against_placements_by_hand(findings, findings.finalist),
             *_above_question_only(findings, findings.finalist),
             *_luck(findings),
             _cost(findings),
+            *_still_learning(findings),
             _what_stays_open(findings, findings.finalist),
         ]
     return tuple(sentences)
@@ -82,7 +92,7 @@ def _ties_or_none(findings: Findings, finalist: ConfirmedRow) -> str:
     if not is_distinguishable(difference):
         return (
             f"Indistinguishable: {_named(finalist)} and the strongest network without ties, {_named(reference)}, "
-            f"are {_amount(findings, difference)} apart ({scores}), with an interval that includes 0 ({sure})."
+            f"are {_amount(findings, difference)} apart ({scores}), which may be chance alone ({sure})."
         )
     if metric.gain(difference.mean) > 0:
         return (
@@ -122,27 +132,39 @@ def _strongest_with_ties(findings: Findings) -> ConfirmedRow | None:
     return strongest(tied, findings.metric)
 
 
-def _better_than_the_finalist(findings: Findings, finalist: ConfirmedRow) -> Iterator[str]:
-    """A baseline that scores higher than what the search found must be named; no ties already were."""
+def _against_placements_by_hand(findings: Findings, finalist: ConfirmedRow) -> Iterator[str]:
+    """Whether the search was worth it: a baseline that scores higher than what it found must be named, and so must
+    the placement made by hand that comes nearest. Networks without ties were spoken of before."""
     metric, own = findings.metric, finalist.interval(findings.split)
-    others = [row for row in findings.confirmed if row.role == "baseline" and row.ties != ()]
-    scored = [(row, row.interval(findings.split)) for row in others if row.label != QUESTION_ONLY]
-    ahead = [
+    baselines = [row for row in findings.confirmed if row.role == "baseline" and row.ties != ()]
+    gains = [
         (metric.gain(interval.mean), row)
-        for row, interval in scored
-        if interval and own and metric.gain(interval.mean) > metric.gain(own.mean)
+        for row in baselines
+        if row.label != QUESTION_ONLY and (interval := row.interval(findings.split))
     ]
-    if not ahead:
+    ahead = [(gain, row) for gain, row in gains if own and gain > metric.gain(own.mean)]
+    by_hand = [(gain, row) for gain, row in gains if row.ties]
+    if not (ahead or by_hand) or (not ahead and not finalist.ties):
         return
-    row = max(ahead, key=lambda pair: pair[0])[1]
-    difference = paired(row, finalist, findings.split)
+    row = max(ahead or by_hand, key=lambda pair: pair[0])[1]
+    difference = paired(row, finalist, findings.split) if ahead else paired(finalist, row, findings.split)
     certain = difference is not None and is_distinguishable(difference)
-    judged = "and is better" if certain else "though the two are indistinguishable"
     bounds = f" ({_interval(difference, metric.unit)})" if difference and difference.is_known else ""
-    yield (
-        f"The search did not beat every {'placement made by hand' if row.ties else 'simpler network'}: {_named(row)} reaches "
-        f"{_score(findings, row)}, {judged}{bounds}."
-    )
+    of_how_many = f"the best of {len(by_hand)}, " if row.ties and len(by_hand) > 1 else ""
+    if ahead:
+        judged = (
+            f"which is better{bounds}" if certain else f"not distinguishable from “{finalist.label}”{bounds}"
+        )
+        yield (
+            f"The search did not beat every {'placement made by hand' if row.ties else 'simpler network'}: "
+            f"{_named(row)}, {of_how_many}reaches {_score(findings, row)}, {judged}."
+        )
+    else:
+        judged = "it beats" if certain else "it cannot be told from"
+        yield (
+            f"What the search added: {judged} the nearest placement made by hand, {_named(row)}, "
+            f"{of_how_many}with {_score(findings, row)}{bounds}."
+        )
 
 
 def _above_question_only(findings: Findings, finalist: ConfirmedRow) -> Iterator[str]:
@@ -161,7 +183,7 @@ def _above_question_only(findings: Findings, finalist: ConfirmedRow) -> Iterator
     if not is_distinguishable(difference):
         yield f"{who} cannot be told from the question alone {bounds}, so nothing here shows that the image is used."
     elif metric.gain(difference.mean) > 0:
-        yield f"{who} is {amount} better than the question alone {bounds}, so the image is used."
+        yield f"{who} is {amount} better than the question alone {bounds}, so it uses the image."
     else:
         yield f"{who} is {amount} worse than the question alone {bounds}: something is wrong with how the image comes in."
 
@@ -181,6 +203,22 @@ def _luck(findings: Findings) -> Iterator[str]:
         f"In the search the best network led the mean of {networks} networks by {lead}, where equal networks "
         f"would have given about {luck} through their seeds alone, {judged}."
     )
+
+
+def _still_learning(findings: Findings) -> Iterator[str]:
+    """A comparison at a budget that was too short for most is one of speed as much as of quality."""
+    confirmed = [t for t in findings.trials if t.stage == findings.confirm_stage and t.state == "done"]
+    last = [trial for trial in confirmed if trial.epochs > 1 and _best_epoch(trial, findings) == trial.epochs]
+    if 2 * len(last) > len(confirmed):
+        yield (
+            f"{len(last)} of {count(len(confirmed), 'confirmed trial')} were best at their last epoch: with longer "
+            "training the order may be another."
+        )
+
+
+def _best_epoch(trial: TrialRecord, findings: Findings) -> int:
+    report = best_report(trial, findings.metric)
+    return report.epoch if report else 0
 
 
 def _cost(findings: Findings) -> str:
@@ -208,7 +246,7 @@ def _price_of_ties(findings: Findings) -> str:
         ours, theirs = finalist.cost.get(name, math.nan), reference.cost.get(name, math.nan)
         if math.isfinite(ours) and math.isfinite(theirs) and theirs > 0:
             shares.append(f"{signed(100 * (ours / theirs - 1)).split('.')[0]} % {words}")
-    return f"; the ties themselves cost {' and '.join(shares)} in the network" if shares else ""
+    return f"; “{finalist.label}” takes {' and '.join(shares)} against “{reference.label}”" if shares else ""
 
 
 def _what_stays_open(findings: Findings, finalist: ConfirmedRow) -> str:
@@ -228,13 +266,13 @@ def _what_stays_open(findings: Findings, finalist: ConfirmedRow) -> str:
     needed = seeds_needed(difference.sd, difference.mean)
     if is_distinguishable(difference):
         return (
-            f"{limits}; the seeds vary training alone, so another data set, or another draw of these {findings.split} "
-            "questions, is not covered."
+            f"{limits}; seeds vary training alone, so what another draw of {findings.split} rows or another data set "
+            "would give stays open."
         )
     seeds = "more than 10,000 seeds" if needed is None else f"about {count(needed, 'seed')}"
     return (
-        f"{limits}: to confirm a difference as small as the {_amount(findings, difference)} seen here would take "
-        f"{seeds} per network, and no seed covers another draw of these {findings.split} questions."
+        f"{limits}; to confirm a difference as small as the {_amount(findings, difference)} seen here would take "
+        f"{seeds} per network, and what another draw of {findings.split} rows would give stays open even then."
     )
 
 
@@ -244,7 +282,9 @@ def _called(candidate: Candidate) -> str:
 
 
 def _named(row: ConfirmedRow) -> str:
-    return f"“{row.label}” ({row.network_name})" if row.label != row.network_name else row.label
+    """The label, and the ties unless it says already that there are none."""
+    says_it_all = row.label == row.network_name or (row.role == "baseline" and not row.ties)
+    return f"“{row.label}”" if says_it_all else f"“{row.label}” ({row.network_name})"
 
 
 def _score(findings: Findings, row: ConfirmedRow) -> str:

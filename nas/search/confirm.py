@@ -52,25 +52,24 @@ def finalists(trials: Sequence[TrialRecord], objective: Objective, count: int) -
 def candidates(
     best: Sequence[tuple[Point, NetworkConfig]], config: ConfirmationConfig, base: NetworkConfig
 ) -> list[Candidate]:
-    """The finalists and the baselines. A baseline that is a finalist is not trained twice: its name goes into the
-    finalist's label."""
-    reference = best[0][1] if best else base
-    baselines = {name: baseline_network(name, reference) for name in config.baselines}
-    found: list[Candidate] = []
+    """The finalists and the baselines. No network is trained twice: one that has several names (the best placement may
+    be the late one; in shallow streams early and middle are the same) is labelled with all of them."""
+    found: dict[str, Candidate] = {}
+
+    def add(candidate: Candidate) -> None:
+        same = found.get(candidate.network.key)
+        found[candidate.network.key] = (
+            replace(same, label=f"{same.label} = {candidate.label}") if same else candidate
+        )
+
     for rank, (point, network) in enumerate(best, start=1):
         label = "best placement" if rank == 1 else f"placement ranked {rank}"
-        same = [name for name, baseline in baselines.items() if baseline.key == network.key]
-        label += f" (= {', '.join(same)})" if same else ""
-        found.append(Candidate(label=label, role="finalist", network=network, point=point))
-    keys = {candidate.network.key for candidate in found}
-    for name, network in baselines.items():
-        if network.key not in keys:
-            found.append(
-                Candidate(
-                    label=baseline_label(name), role="baseline", network=network, point={"baseline": name}
-                )
-            )
-    return found
+        add(Candidate(label=label, role="finalist", network=network, point=point))
+    reference = best[0][1] if best else base
+    for name in config.baselines:
+        network, label = baseline_network(name, reference), baseline_label(name)
+        add(Candidate(label=label, role="baseline", network=network, point={"baseline": name}))
+    return list(found.values())
 
 
 def confirmation_specs(

@@ -7,6 +7,7 @@ name that it has in the trial log.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ class HonestOptunaSearch(OptunaSearch):
         self._objectives = objectives
         self._next_number = 1 + max((trial.number for trial in recorded), default=-1)
         self._check_directions(journal)
-        self._study.set_metric_names(names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names(names)
         if not self._study.trials:
             # The first trial passes every rung, and "none" is confirmed in any case: ties go first.
             baselines = stage.config.space.baselines()

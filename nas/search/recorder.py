@@ -49,16 +49,20 @@ class Recorder(Callback):
         self._board.report(event)
         self._progress.tick()
 
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Once a turn of Tune's loop: the clock goes on while trials are silent."""
+        self._progress.tick()
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result, spec = trial.last_result, _spec(trial)
         final = result.get("final")
         if final is None:
             self._end(spec, "stopped", result, reason=f"by the scheduler after epoch {result.get('epoch')}")
             return
-        self._end(spec, "done", result, metrics=final["metrics"], test=final["test"])
         value = final["metrics"].get(self._progress.objective.name)
         if value is not None:
             self._progress.note(value, spec.network.name)
+        self._end(spec, "done", result, metrics=final["metrics"], test=final["test"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(_spec(trial), "failed", trial.last_result or {}, reason=_reason(trial))

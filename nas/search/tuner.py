@@ -113,6 +113,7 @@ def _fit(
     for trial in ended:
         if trial.state == "done" and objective.name in trial.metrics:
             progress.note(trial.metrics[objective.name], trial.network_name)
+    progress.open()
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_trainable, context=run.context),

@@ -272,8 +272,8 @@ def _best(trials: list[TrialRecord], config: StageConfig, stage: str) -> TrialRe
 
 def _all_objectives(experiment: Experiment) -> tuple[Objective, ...]:
     """The objectives of both searches, each name once: every one is recorded on every trial."""
-    both = (*experiment.placement.objectives, *experiment.hyperparameters.objectives)
-    return tuple({objective.name: objective for objective in reversed(both)}.values())[::-1]
+    both = (*experiment.hyperparameters.objectives, *experiment.placement.objectives)
+    return tuple({objective.name: objective for objective in both}.values())
 
 
 def _reference_placement(network: NetworkConfig) -> Placement:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -101,7 +102,7 @@ def project(tmp_path_factory) -> Path:
 def test_a_submitted_search_runs_on_the_cluster_and_its_failure_is_the_jobs(head, project):
     done = _submit(head, project, "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "stage 3/3 confirmation: 18/18 trials (18 done" in done.stdout
+    assert re.search(r"stage 3/3 confirmation: (\d+)/\1 trials \(\1 done\)", done.stdout)
     # its folder is not in the uploaded copy, which Ray deletes later
     (folder,) = (Path(head[1]["HOME"]) / "crosstie-runs").glob("smoke-*")
     assert (folder / "report" / "index.html").stat().st_size > 100_000

@@ -1,5 +1,7 @@
 """The confirmation: every network and seed, with intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,6 +50,7 @@ def draw_confirmation(findings: Findings) -> Figure:
         axes.axvline(_mean(findings.reference, findings.split), color=GREEN, lw=1, ls="--", zorder=1)
     axes.set_yticks(range(len(rows)), [_two_lines(row) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
+    _come_near(axes, rows, findings)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(axis_label(findings.metric, findings.split) + ", mean and 95 % interval over seeds")
     kinds = dict.fromkeys(_kind(row) for row in reversed(rows))
@@ -58,6 +61,34 @@ def draw_confirmation(findings: Findings) -> Figure:
     handles.append(Line2D([], [], color=GREY, marker="o", ls="", ms=3, label="one seed"))
     figure.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.3)
     return figure
+
+
+def _come_near(axes: Axes, rows: Sequence[ConfirmedRow], findings: Findings) -> None:
+    """Keeps the networks of both streams apart: one of one stream that is far off leaves the axis, and is told in words."""
+    near = [_reach(row, findings.split) for row in rows if row.sees_both_streams]
+    if not near:
+        return
+    low, high = min(low for low, _ in near), max(high for _, high in near)
+    room = 0.5 * max(high - low, 1e-3)
+    low, high = low - room, high + room
+    far = [row for row in rows if not row.sees_both_streams and not low <= _mean(row, findings.split) <= high]
+    if not far:
+        return
+    axes.set_xlim(low, high)
+    for row in far:
+        mean = _mean(row, findings.split)
+        text, side = (f"◂ {mean:.3f}", 0.01) if mean < low else (f"{mean:.3f} ▸", 0.99)
+        axes.text(
+            side, rows.index(row), text, transform=axes.get_yaxis_transform(), va="center",
+            ha="left" if mean < low else "right", fontsize=9, color=_KINDS[_ONE_STREAM][0],
+        )  # fmt: skip
+
+
+def _reach(row: ConfirmedRow, split: str) -> tuple[float, float]:
+    """From the lowest to the highest thing drawn of a row."""
+    interval, scores = row.interval(split), list(row.scores(split).values())
+    bounds = [interval.low, interval.high] if interval and interval.is_known else []
+    return min(scores + bounds), max(scores + bounds)
 
 
 def _draw_confirmed(axes: Axes, height: int, row: ConfirmedRow, findings: Findings) -> None:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nas.report.figures._style import BLUE, GREY, INK, PALE, WIDTH_INCHES, axis_label, note, styled
-from nas.report.findings import Candidate, Findings, Objective, Place, places
+from nas.report.findings import Candidate, Findings, Objective, Place
+from nas.report.numerals import count
 
 MAX_ROWS = 60
 """A placement map of more networks shows the best of them; the table has all."""
@@ -25,8 +26,8 @@ _HOW_TO_READ_EFFECTS = (
 @styled
 def draw_placement_map(findings: Findings) -> Figure:
     """Which layers have ties, network by network, beside the metric; below, what a tie at each layer goes with."""
-    ranked, columns = findings.candidates[:MAX_ROWS], places(findings.candidates)
-    if not ranked or not columns:
+    ranked, columns = findings.candidates[:MAX_ROWS], [m.place for m in findings.marginals]
+    if not columns or not any(candidate.ties for candidate in ranked):
         return note("no network with ties has run to its full budget yet")
     rows_inches, effect_inches = max(1.0, 0.2 * len(ranked)), 1.9
     figure = Figure(figsize=(WIDTH_INCHES, rows_inches + effect_inches + 1.5), layout="constrained")
@@ -50,8 +51,22 @@ def draw_placement_map(findings: Findings) -> Figure:
     _draw_effects(effects, findings)
     corner = figure.add_subplot(grid[1, 1])
     corner.axis("off")
-    corner.text(0, 0.95, _HOW_TO_READ_EFFECTS, va="top", ha="left", fontsize=8.5, linespacing=1.5, color=INK)
+    corner.text(
+        0,
+        0.95,
+        _HOW_TO_READ_EFFECTS + _stopped(findings),
+        va="top",
+        ha="left",
+        fontsize=8.5,
+        linespacing=1.5,
+        color=INK,
+    )
     return figure
+
+
+def _stopped(findings: Findings) -> str:
+    stopped = sum(stage.stopped for stage in findings.stages if stage.name == findings.placement_stage)
+    return f"\nNot shown: {count(stopped, 'trial')} stopped early." if stopped else ""
 
 
 def _draw_ties(axes: Axes, ranked: Sequence[Candidate], columns: Sequence[Place]) -> None:

@@ -1,9 +1,10 @@
-"""The verdict says what the numbers allow, in three to six sentences."""
+"""The verdict says what the numbers allow, in three to seven sentences."""
 
 import pytest
 
 from nas.report.findings import Objective, find
 from nas.report.verdict import verdict
+from nas.search.records import Report
 
 ACCURACY = Objective(name="accuracy", direction="max")
 TIED, NO_TIES = "t1-v1 · product", "no co-attention · product"
@@ -11,7 +12,7 @@ TIED, NO_TIES = "t1-v1 · product", "no co-attention · product"
 
 def sentences(trials, metric=ACCURACY) -> str:
     found = verdict(find(trials, experiment="by hand", objectives=[metric]))
-    assert len(found) <= 6
+    assert len(found) <= 7
     assert all(sentence.endswith(".") and "nan" not in sentence for sentence in found)
     return "\n".join(found)
 
@@ -45,7 +46,7 @@ def test_indistinguishable_says_how_many_seeds_it_would_take(two_networks):
     # Differences -0.01, 0.02, 0.00: mean 0.0033, sd 0.0153, half width 0.0379.
     said = sentences(two_networks([0.80, 0.83, 0.82], [0.81, 0.81, 0.82]))
     assert said.startswith("Indistinguishable: ")
-    assert "includes 0 (95 % interval −0.035 to +0.041, 3 paired seeds)" in said
+    assert "which may be chance alone (95 % interval −0.035 to +0.041, 3 paired seeds)" in said
     assert "a difference as small as the 0.003 seen here would take about 167 seeds per network" in said
 
 
@@ -98,10 +99,20 @@ def test_a_placement_made_by_hand_that_is_better_is_named(make_confirmed, two_ne
     by_hand = make_confirmed("late", "t3-v3 · product", [0.87, 0.882, 0.888])
     said = sentences([*two_networks([0.840, 0.851, 0.859], [0.80, 0.81, 0.82]), *by_hand])
     assert (
-        "did not beat every placement made by hand: “late” (t3-v3 · product) reaches test accuracy 0.880"
+        "did not beat every placement made by hand: “late” (t3-v3 · product), reaches test accuracy 0.880"
         in said
     )
-    assert "and is better (95 % interval +0.028 to +0.032)" in said
+    assert "which is better (95 % interval +0.028 to +0.032)" in said
+
+
+def test_the_nearest_placement_made_by_hand_is_named(make_confirmed, two_networks):
+    by_hand = make_confirmed("late", "t3-v3 · product", [0.83, 0.86, 0.84])
+    by_hand += make_confirmed("early", "t1-v1 · product", [0.81, 0.80, 0.80])
+    said = sentences([*two_networks([0.840, 0.851, 0.859], [0.80, 0.81, 0.82]), *by_hand])
+    assert (
+        "it cannot be told from the nearest placement made by hand, “late” (t3-v3 · product), the best of 2, with"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,6 +130,16 @@ def test_against_the_question_alone(make_confirmed, two_networks, scores, expect
     assert expected in said
 
 
+def test_training_that_was_too_short_is_told(make_confirmed, two_networks):
+    rising = tuple(Report(epoch=epoch, metrics={"accuracy": epoch / 10}) for epoch in (1, 2, 3))
+    assert "were best at their last epoch" not in sentences(two_networks([0.9, 0.8], [0.8, 0.9]))
+    said = sentences(
+        two_networks([0.9, 0.8], [0.8, 0.9], reports=rising)
+        + make_confirmed("late", TIED, [0.8], reports=rising)
+    )
+    assert "3 of 5 confirmed trials were best at their last epoch" in said
+
+
 def test_what_it_cost(make_confirmed, make_trial, two_networks):
     trials = [
         make_trial(0, state="stopped", seconds=60.0),
@@ -130,7 +151,7 @@ def test_what_it_cost(make_confirmed, make_trial, two_networks):
         "4 trials cost 160 device-seconds (2.7 min), 12 % of it for confirmation; 1 were stopped early, 1 failed"
         in said
     )
-    assert "the ties themselves cost +50 % FLOPs and +20 % parameters" in said
+    assert "“best placement” takes +50 % FLOPs and +20 % parameters against “no ties, multiplied”" in said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.network_config import NetworkConfig
+from model.network_config import NetworkConfig, TextEncoderConfig, VisionEncoderConfig
 from model.placement import Placement
 from model.training.config import PretrainingConfig, TrainingConfig
 from nas.experiments._experiment import ConfirmationConfig
@@ -43,7 +43,7 @@ def test_a_finalist_that_is_a_baseline_is_trained_once():
     config = ConfirmationConfig(baselines=("late", "early", "none_concat", "text_only"))
     chosen = candidates([({}, LATE)], config, NetworkConfig())
     assert [c.label for c in chosen] == [
-        "best placement (= late)",
+        "best placement = late",
         "early",
         "no ties, concatenated",
         "question only",
@@ -51,6 +51,12 @@ def test_a_finalist_that_is_a_baseline_is_trained_once():
     assert [c.role for c in chosen] == ["finalist", "baseline", "baseline", "baseline"]
     assert chosen[1].network.join == "product"  # placements are compared under the finalist's way to join
     assert len({c.network.key for c in chosen}) == 4
+
+
+def test_baselines_that_are_one_network_are_trained_once():
+    shallow = NetworkConfig(text=TextEncoderConfig(depth=2), vision=VisionEncoderConfig(depth=2))
+    config = ConfirmationConfig(baselines=("early", "middle", "late", "full"))
+    assert [c.label for c in candidates([], config, shallow)] == ["early = middle = late", "full"]
 
 
 def test_without_a_finalist_the_baselines_are_still_confirmed():
