@@ -8,6 +8,7 @@
 `crosstie search` is the same. Works from any folder, installed, and under `ray job submit --working-dir .`.
 """
 
+import importlib.util
 import os
 import sys
 
@@ -16,6 +17,15 @@ import sys
 _here = os.path.dirname(os.path.abspath(__file__))
 if sys.path and sys.path[0] and os.path.abspath(sys.path[0]) == _here:
     sys.path[0] = os.path.dirname(_here)
+
+for _package in ("yaml", "torch", "ray"):
+    if importlib.util.find_spec(_package) is None:
+        print(
+            f"error: {sys.executable} has no package {_package}; `make .venv` installs all that crosstie needs: then "
+            "call .venv/bin/python, or put .venv/bin on the PATH",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 import importlib
 import logging

@@ -31,6 +31,7 @@ from model.vilbert import build_two_stream
 from nas.experiments._experiment import Experiment, StageConfig
 from nas.objectives import Objective, Outcome
 from nas.objectives.alignment import Alignment
+from nas.report.numerals import duration
 from nas.report.page import write_report
 from nas.report.tensorboard import TrialBoard
 from nas.run_folder import RunFolder
@@ -134,7 +135,7 @@ def plan(experiment: Experiment) -> str:
     lines += [
         "",
         f"  network at {widest.placement}: {cost.parameters:,} parameters, {cost.flops / 1e6:.1f} MFLOP a row forward",
-        f"  one step measured here: {seconds_per_step * 1000:.0f} ms; at most {seconds / 3600:.2f} device-hours, "
+        f"  one step measured here: {seconds_per_step * 1000:.0f} ms; at most {duration(seconds)} of device time, "
         f"less what early stopping saves (pretraining and evaluation not counted)",
     ]
     return "\n".join(lines)

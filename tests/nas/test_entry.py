@@ -40,6 +40,14 @@ def test_help_comes_at_once(toy_project, tmp_path):
     assert "--resume" in done.stdout
 
 
+def test_a_python_without_the_packages_is_told_from_a_bug(toy_project, tmp_path):
+    entry = str(toy_project / "nas" / "run_search.py")
+    done = subprocess.run([sys.executable, "-S", entry, "toy"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {sys.executable} has no package ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_list_shows_names_and_what_they_are(toy_project, tmp_path):
     assert _call(toy_project, "--list", cwd=tmp_path).stdout.split(maxsplit=1) == [
         "toy",

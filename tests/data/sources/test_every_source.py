@@ -58,7 +58,7 @@ def test_rows_are_complete_and_repeatable(source: Source, given: tuple[str, dict
             assert set((value,) if isinstance(value, str) else value or ()) <= set(column.class_names)
         assert bool(row.embedding) or decode(read_image(row.image)).shape[0] == 3
     for name in TEXT_COLUMNS:
-        assert len({bool(getattr(row, name)) for row in rows if row.split != "test"}) == 1
+        assert len({bool(getattr(row, name)) for row in rows if row.split != "test"}) <= 1
 
 
 def test_rows_of_a_picture_stand_together(source: Source, given: tuple[str, dict]):

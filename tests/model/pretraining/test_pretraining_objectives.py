@@ -224,9 +224,7 @@ class TestMaskedImage:
 
 
 def test_an_unknown_objective_lists_the_known_ones(build: Build, tokenizer: WordTokenizer) -> None:
-    with pytest.raises(
-        ValueError, match="'mlm'; there are alignment_prediction, masked_image, masked_language"
-    ):
+    with pytest.raises(ValueError, match=r"'mlm'; there are alignment_prediction, .*masked_language"):
         JointPretraining(build(), tokenizer, {"mlm": 1.0})
 
 

@@ -127,6 +127,22 @@ def test_hparams_hold_the_point_and_the_objectives_only(tmp_path):
     assert [info.name.tag for info in experiment.metric_infos] == ["result/accuracy", "result/flops"]
 
 
+def test_the_hparams_page_leads_with_stage_network_and_label(tmp_path):
+    with TrialBoard(tmp_path) as board:
+        start(board)
+        start(board, "confirm-0001", role="baseline", label="late", point={"baseline": "late"})
+    found = {info.name: info.differs for info in declared(tmp_path).hparam_infos}
+    assert [name for name, is_first in found.items() if is_first] == ["stage", "network", "label"]
+    assert "baseline" not in found  # the label says it
+
+
+def test_a_cost_has_no_curve(tmp_path):
+    with TrialBoard(tmp_path) as board:
+        start(board)
+        report(board, 1, metrics={"accuracy": 0.1, "flops": 2000})
+    assert read(tmp_path / "placement-0007").Tags()["scalars"] == ["accuracy"]
+
+
 def test_a_later_stage_and_a_resumed_search_add_their_parameters(tmp_path):
     with TrialBoard(tmp_path) as board:
         start(board, "hyperparameters-0001", point={"learning_rate": 0.01})
