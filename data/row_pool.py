@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +64,8 @@ class RaggedTexts:
 class RowPool:
     """Some rows of a split."""
 
-    pictures: list[bytes]
-    """Encoded; each distinct picture of a row group once."""
+    pictures: list[memoryview] | list[bytes]
+    """Encoded; each distinct picture of a row group once. A view is of the memory the group was read into."""
     picture_of_row_R: np.ndarray
     tokens: np.ndarray
     starts_R: np.ndarray
@@ -83,7 +84,7 @@ class RowPool:
         if not pa.types.is_dictionary(encoded.type):
             encoded = encoded.dictionary_encode()
         return cls(
-            pictures=encoded.dictionary.to_pylist(),
+            pictures=_views(encoded.dictionary),
             picture_of_row_R=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
             tokens=texts.tokens,
             starts_R=texts.starts[texts.text_of_row_R],
@@ -102,7 +103,7 @@ class RowPool:
         tokens_before = np.cumsum([0, *(len(pool.tokens) for pool in pools)])
         first = pools[0]
         return cls(
-            pictures=[picture for pool in pools for picture in pool.pictures],
+            pictures=[memoryview(picture) for pool in pools for picture in pool.pictures],
             picture_of_row_R=np.concatenate(
                 [p.picture_of_row_R + n for p, n in zip(pools, pictures_before, strict=False)]
             ),
@@ -121,7 +122,7 @@ class RowPool:
         starts_R = np.cumsum(lengths_R) - lengths_R
         where = np.repeat(self.starts_R[rows] - starts_R, lengths_R) + np.arange(lengths_R.sum())
         return RowPool(
-            pictures=[self.pictures[i] for i in used.tolist()],
+            pictures=[bytes(self.pictures[i]) for i in used.tolist()],
             picture_of_row_R=picture_of_row_R,
             tokens=self.tokens[where],
             starts_R=starts_R,
@@ -243,7 +244,18 @@ def _draw(
         yield rest, np.arange(len(rest))
 
 
-def decode_pictures(pictures: Sequence[bytes], size: int, *, names: Sequence[str]) -> Tensor:
+def _views(values: pa.BinaryArray) -> list[memoryview]:
+    """The values without copying them, which would take as long as reading them did."""
+    _, offsets, content = values.buffers()
+    if content is None:
+        return [memoryview(b"")] * len(values)
+    wide = np.int64 if pa.types.is_large_binary(values.type) else np.int32
+    ends = np.frombuffer(offsets, wide)[values.offset : values.offset + len(values) + 1].tolist()
+    whole = memoryview(content).cast("B")
+    return [whole[start:end] for start, end in pairwise(ends)]
+
+
+def decode_pictures(pictures: Sequence[memoryview | bytes], size: int, *, names: Sequence[str]) -> Tensor:
     """uint8 [B, 3, size, size]; the same pixels as `images.decode` gives.
 
     Plain JPEGs of that size, as preparation stores them, are decoded straight into the batch. Its memory is in the
@@ -253,13 +265,13 @@ def decode_pictures(pictures: Sequence[bytes], size: int, *, names: Sequence[str
     pixels_BHWC = np.empty((len(pictures), size, size, 3), np.uint8)
     for stored, pixels_HWC, name in zip(pictures, pixels_BHWC, names, strict=True):
         if not _decode_plain_jpeg_into(stored, pixels_HWC):
-            pixels_HWC[:] = images.decode(stored, size=size, name=name).transpose(1, 2, 0)
+            pixels_HWC[:] = images.decode(bytes(stored), size=size, name=name).transpose(1, 2, 0)
     return torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2)
 
 
-def _decode_plain_jpeg_into(stored: bytes, pixels_HWC: np.ndarray) -> bool:
+def _decode_plain_jpeg_into(stored: memoryview | bytes, pixels_HWC: np.ndarray) -> bool:
     """Whether `stored` could be decoded so: an undamaged RGB or grey JPEG of this size, not rotated by EXIF."""
-    if not stored.startswith(_START_OF_IMAGE) or _may_have_exif(stored):
+    if stored[:3] != _START_OF_IMAGE or _may_have_exif(stored):
         return False
     try:
         height, width, colour_space, _ = simplejpeg.decode_jpeg_header(stored)
@@ -271,13 +283,13 @@ def _decode_plain_jpeg_into(stored: bytes, pixels_HWC: np.ndarray) -> bool:
     return True
 
 
-def _may_have_exif(stored: bytes) -> bool:
+def _may_have_exif(stored: memoryview | bytes) -> bool:
     """Whether a header segment of this JPEG is EXIF, or they cannot be followed: a walk over a handful of segments."""
     position = 2
     while position + 4 <= len(stored) and stored[position] == 0xFF:
         if stored[position + 1] == _START_OF_SCAN:
             return False
-        if stored.startswith(_EXIF, position + 4):
+        if stored[position + 4 : position + 9] == _EXIF:
             return True
         position += 2 + int.from_bytes(stored[position + 2 : position + 4], "big")
     return True
