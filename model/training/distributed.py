@@ -1,14 +1,12 @@
 """Pretraining on many workers: the one door to Ray Train.
 
-The objectives and the loop are those of one process; here are only what many workers add: each has its own part of
-the rows and its own masks, gradients are averaged over all (DDP), and a worker that dies is replaced and goes on
-from the last epoch. The rows come through Ray Data, whose threads may overtake one another, so that two runs of one
-seed see the same masks in the same steps but not always the same rows: equal to the last bit they are not.
+The objectives and the loop are those of one process; here is only what many workers add: each has its own part of
+the rows (through Ray Data) and its own masks, gradients are averaged over all (DDP), and a worker that dies is
+replaced and goes on from the last epoch, with the rows and masks that would have come next.
 """
 
-import itertools
+import copy
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from data.batch import ImageTextBatch
 from data.manifest import Manifest
 from data.shards import open_shards
-from data.stream import batches_from_ray, ray_dataset
+from data.stream import RayStream, ray_dataset
 from data.text import Tokenizer
 from model.network_config import NetworkConfig
 from model.pretraining._joint import JointPretraining
@@ -31,13 +29,11 @@ from model.training.loop import EpochReport, NonFiniteLoss, fit
 from model.vilbert import TwoStream
 
 if TYPE_CHECKING:
+    from ray.data import DataIterator
     from ray.train import Checkpoint
 
 DATA_CPUS = 1.0
 """What Ray Data needs beside the workers: without it a run waits for its first row for ever, in silence (Ray 2.60)."""
-
-SHUFFLE_ROWS = 4096
-"""Stored rows (a few kB each) from which a worker draws the next one."""
 
 STATE_FILE = "state.pt"
 
@@ -76,7 +72,15 @@ def pretrain_distributed(
         WorkersFailed: a worker failed twice.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.data import DataContext
+    from ray.train import (
+        CheckpointConfig,
+        DataConfig,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
     if not ray.is_initialized():
@@ -93,6 +97,8 @@ def pretrain_distributed(
         max_length=max_length,
         worker_batch_size=_worker_batch_size(config, shards.manifest),
     )
+    reading = copy.deepcopy(DataContext.get_current().execution_options)
+    reading.preserve_order = True  # the same rows to the same worker in every run
     trainer = TorchTrainer(
         partial(_train_on_worker, job),
         scaling_config=ScalingConfig(
@@ -100,7 +106,8 @@ def pretrain_distributed(
             use_gpu=uses_gpus,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if uses_gpus else {}),
         ),
-        datasets={"train": ray_dataset(shards_folder, "train")},
+        datasets={"train": ray_dataset(shards_folder, "train", seed=derived_seed(seed, "files"))},
+        dataset_config=DataConfig(execution_options=reading),
         run_config=RunConfig(
             name=f"{name}-{network_config.key}",
             storage_path=str(storage.absolute()),
@@ -186,14 +193,31 @@ class _Job:
     """The rows of a batch that one worker takes."""
 
     @property
-    def batches_per_pass(self) -> int:
-        """The batches that a worker's part of the train split makes."""
-        return self.manifest.counts("train").rows // self.config.num_workers // self.worker_batch_size
+    def num_threads(self) -> int:
+        """What a worker computes with, where it has no GPU, and decodes pictures with."""
+        return max(1, int(self.config.cpus_per_worker))
 
-    @property
-    def steps_per_epoch(self) -> int:
+    def stream(self, rows: "DataIterator") -> RayStream:
+        """A worker's part of the train split."""
+        assert self.trainee.network.vision is not None
+        size = self.trainee.network.vision.image_size
+        return RayStream(
+            rows=rows,
+            manifest=self.manifest,
+            split="train",
+            tokenizer=self.tokenizer,
+            num_workers=self.config.num_workers,
+            text_column="caption",
+            max_length=self.max_length,
+            image_size=0 if size == self.manifest.image_size else size,
+            num_threads=self.num_threads,
+        )
+
+    def steps_per_epoch(self, stream: RayStream) -> int:
+        """The optimiser steps of an epoch: as configured, or one pass over the rows."""
         training = self.config.training
-        return training.steps_per_epoch or max(1, self.batches_per_pass // training.accumulation)
+        batches = stream.num_batches(self.worker_batch_size, drop_last=True)
+        return training.steps_per_epoch or max(1, batches // training.accumulation)
 
 
 def _train_on_worker(job: _Job) -> str:
@@ -207,7 +231,9 @@ def _train_on_worker(job: _Job) -> str:
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, int(job.config.cpus_per_worker)))
+        torch.set_num_threads(job.num_threads)
+    rows: Any = ray.train.get_dataset_shard("train")
+    stream = job.stream(rows)
     trainee = _SharedTrainee(job.trainee, rank=rank)
     with tempfile.TemporaryDirectory() as folder:
         state_file = Path(folder) / STATE_FILE
@@ -222,8 +248,10 @@ def _train_on_worker(job: _Job) -> str:
         try:
             fit(
                 trainee,
-                batches=lambda first: _endless_batches(job, rank, first),
-                steps_per_epoch=job.steps_per_epoch,
+                batches=lambda first: stream.endless_batches(
+                    job.worker_batch_size, seed=derived_seed(job.seed, "rows", rank), first_batch=first
+                ),
+                steps_per_epoch=job.steps_per_epoch(stream),
                 config=replace(job.config.training, device=str(device)),
                 seed=job.seed,
                 evaluate=trainee.mean_losses,
@@ -234,28 +262,6 @@ def _train_on_worker(job: _Job) -> str:
         except NonFiniteLoss as error:
             return str(error)
     return ""
-
-
-def _endless_batches(job: _Job, rank: int, first: int) -> Iterator[ImageTextBatch]:
-    """This worker's batches, pass after pass over its part of the rows, from the pass on that batch `first` is in."""
-    import ray.train
-
-    assert job.trainee.network.vision is not None
-    size = job.trainee.network.vision.image_size
-    rows: Any = ray.train.get_dataset_shard("train")
-    for number in itertools.count(first // job.batches_per_pass):
-        yield from batches_from_ray(
-            rows,
-            job.manifest,
-            job.tokenizer,
-            batch_size=job.worker_batch_size,
-            text_column="caption",
-            max_length=job.max_length,
-            image_size=0 if size == job.manifest.image_size else size,
-            shuffle_rows=SHUFFLE_ROWS,
-            seed=derived_seed(job.seed, "rows", number, rank),
-            drop_last=True,
-        )
 
 
 class _SharedTrainee:

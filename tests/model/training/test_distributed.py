@@ -1,8 +1,14 @@
 """Pretraining on two workers of a small Ray: both take part, the caller gets the weights, and what cannot start is refused."""
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +18,10 @@ from data.shards import open_shards
 from data.text import WordTokenizer
 from model.network_config import NetworkConfig, TextEncoderConfig, VisionEncoderConfig
 from model.placement import Placement
+from model.training.checkpoint import load_training_state
 from model.training.config import PretrainingConfig, TrainingConfig
-from model.training.distributed import cpus_needed, pretrain_distributed
-from model.training.loop import EpochReport
+from model.training.distributed import WorkersFailed, cpus_needed, pretrain_distributed
+from model.training.loop import EpochReport, NonFiniteLoss
 from model.vilbert import TwoStream, build_two_stream
 
 pytestmark = pytest.mark.ray
@@ -57,7 +64,7 @@ def pretrain(
     ray_local, shards: Path, tokenizer: WordTokenizer, network: TwoStream, tmp_path: Path
 ) -> Pretrain:
     def run(
-        config: PretrainingConfig = CONFIG, *, into: TwoStream = network, seed: int = 1
+        config: PretrainingConfig = CONFIG, *, into: TwoStream = network, name: str = "pretraining"
     ) -> list[EpochReport]:
         return pretrain_distributed(
             into,
@@ -65,8 +72,8 @@ def pretrain(
             shards_folder=shards,
             tokenizer=tokenizer,
             config=config,
-            seed=seed,
-            name="pretraining",
+            seed=1,
+            name=name,
             storage=tmp_path,
             max_length=16,
         )
@@ -89,12 +96,6 @@ def test_two_workers_train_one_network(pretrain: Pretrain, network: TwoStream) -
     assert "text.embeddings.word_embeddings.weight" in trained
     assert len(trained) > 0.9 * len(before)
 
-    # The same call again finds the training finished.
-    torch.manual_seed(9)
-    again = build_two_stream(NETWORK, vocabulary_size=len(before["text.embeddings.word_embeddings.weight"]))
-    assert pretrain(into=again) == reports
-    assert all(torch.equal(again.state_dict()[name], after[name]) for name in before)
-
 
 @pytest.mark.parametrize(
     ("config", "message"),
@@ -116,3 +117,111 @@ def test_what_could_never_start_is_refused(
 def test_cpus_needed() -> None:
     assert cpus_needed(CONFIG) == 2.0
     assert cpus_needed(replace(CONFIG, num_workers=4, cpus_per_worker=2.0)) == 9.0
+
+
+@pytest.mark.slow
+def test_a_loss_that_explodes_is_not_tried_again(pretrain: Pretrain) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"the (loss|gradient) became (nan|inf) at step \d+ of 24"):
+        pretrain(replace(CONFIG, training=replace(CONFIG.training, learning_rate=1e30)))
+
+
+@pytest.mark.slow
+def test_a_failing_worker_says_why_in_one_line(pretrain: Pretrain, network: TwoStream) -> None:
+    assert network.text is not None
+    network.text.max_length = 2  # no caption is so short
+    with pytest.raises(WorkersFailed, match=r"worker 0: .*a text of \d+ tokens does not fit") as error:
+        pretrain()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_goes_on(
+    pretrain: Pretrain,
+    network: TwoStream,
+    tokenizer: WordTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # so that a checkpoint counts at once
+    config = replace(CONFIG, training=replace(CONFIG.training, epochs=3))
+    with ThreadPoolExecutor(1) as thread:
+        reports = thread.submit(pretrain, config)
+        while not (states := list(tmp_path.glob("pretraining-*/checkpoint_*/state.pt"))):
+            assert not reports.done(), reports.result()
+            time.sleep(0.1)
+        time.sleep(0.5)
+        before = load_training_state(states[0])["progress"]["reports"]
+        os.kill(min(_train_workers()), signal.SIGKILL)
+        after = reports.result()
+    assert len(before) < 3
+    assert [report.epoch for report in after] == [1, 2, 3]
+    # The times show that epoch 1 was not trained again.
+    assert [report.seconds for report in after[: len(before)]] == [report["seconds"] for report in before]
+
+    # The same call again finds the training finished.
+    torch.manual_seed(9)
+    again = build_two_stream(NETWORK, vocabulary_size=tokenizer.vocabulary_size)
+    assert pretrain(config, into=again) == after
+    for name, value in again.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+
+    # And the weights, to the last bit, show nothing else.
+    torch.manual_seed(0)
+    undisturbed = build_two_stream(NETWORK, vocabulary_size=tokenizer.vocabulary_size)
+    losses = [report.train_losses for report in pretrain(config, into=undisturbed, name="undisturbed")]
+    assert losses == [report.train_losses for report in after]
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+
+
+def _train_workers() -> list[int]:
+    """Ray Train's workers among our descendants (other people's run on this machine too)."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in table.stdout.splitlines()]
+    parent_of = {int(pid): int(parent) for pid, parent, _ in rows}
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parent_of and is_ours(parent_of[pid]))
+
+    return [int(pid) for pid, _, args in rows if args.startswith("ray::RayTrainWorker") and is_ours(int(pid))]
+
+
+@pytest.mark.slow
+def test_inside_a_trial_of_tune(ray_local, shards: Path, tokenizer: WordTokenizer, tmp_path: Path) -> None:
+    from ray import tune
+
+    def trial(point: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        network = build_two_stream(NETWORK, vocabulary_size=tokenizer.vocabulary_size)
+        before = network.state_dict()["coattention.0.text.output.weight"].clone()
+        reports = pretrain_distributed(
+            network,
+            NETWORK,
+            shards_folder=shards,
+            tokenizer=tokenizer,
+            config=CONFIG,
+            seed=point["seed"],
+            name=f"pretraining-{point['seed']}",
+            storage=tmp_path,
+            max_length=16,
+        )
+        moved = (network.state_dict()["coattention.0.text.output.weight"] - before).abs().max().item()
+        tune.report(
+            {
+                "loss": reports[-1].train_losses["loss"],
+                "workers": reports[-1].metrics["workers"],
+                "moved": moved,
+            }
+        )
+
+    results = tune.Tuner(
+        tune.with_resources(trial, {"CPU": 0, "memory": 1}),
+        param_space={"seed": tune.grid_search([1])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(name="tune", storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert not results.errors
+    metrics = results[0].metrics
+    assert metrics is not None
+    assert metrics["workers"] == 2.0
+    assert metrics["moved"] > 0
