@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help .venv search smoke test test-slow lint format bench
+.PHONY: help .venv search smoke test test-slow lint format bench bench-data
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,3 +41,6 @@ format: $(INSTALLED)  ## rewrite the files as lint wants them
 
 bench: $(INSTALLED)  ## measurements, tests/benchmarks/
 	@$(BIN)/pytest -q -s --timeout 0 tests/benchmarks
+
+bench-data: $(INSTALLED)  ## rows a second from disk to batches, beside DataLoader and WebDataset: two minutes
+	@$(BIN)/python tests/benchmarks/bench_data.py
