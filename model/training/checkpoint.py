@@ -54,7 +54,7 @@ def load_training_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a readable training state ({_first_line(error)}); delete it to start again"
+            f"{path}: not a readable training state ({_what_happened(error)}); delete it to start again"
         ) from error
 
 
@@ -180,8 +180,9 @@ def _from_a_checkpoint(config: NetworkConfig) -> list[str]:
     return [name for name in streams if getattr(config, name).source != "random"]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _what_happened(error: Exception) -> str:
+    """What went wrong; torch goes on with how to load the file all the same, by trusting it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
 
 
 def _replace(path: Path, content: bytes) -> None:

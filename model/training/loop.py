@@ -5,6 +5,7 @@ every epoch, restores the best epoch's weights at the end, and can go on from a 
 """
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,9 +103,7 @@ def fit(
     optimizer = build_optimizer(trainee, config)
     generator = torch.Generator().manual_seed(seed)
     progress = _Progress()
-    # What decides the course of a training: a state from another course must not be gone on from.
-    course = {"seed": seed, "steps_per_epoch": steps_per_epoch} | asdict(config)
-    del course["device"]
+    course = _course(config, seed=seed, steps_per_epoch=steps_per_epoch)
     if state_file is not None and state_file.exists():
         _restore(state_file, course, progress, trainee, optimizer, generator, device)
     total_steps = config.epochs * steps_per_epoch
@@ -204,6 +203,13 @@ def _note_best(
     progress.best_epoch, progress.best_score, progress.best_metrics = progress.epoch, score, metrics
     progress.best_weights = {name: value.detach().clone() for name, value in trainee.state_dict().items()}
     return True
+
+
+def _course(config: TrainingConfig, **more: int) -> dict[str, Any]:
+    """What decides the course of a training: a state from another course must not be gone on from."""
+    course = more | asdict(config)
+    del course["device"]
+    return json.loads(json.dumps(course, default=float))
 
 
 def _is_out_of_patience(progress: _Progress, config: TrainingConfig) -> bool:

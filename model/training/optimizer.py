@@ -29,9 +29,10 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
         [
             {
                 "params": parameters,
-                "lr": config.learning_rate * factor,
-                "weight_decay": decay,
-                "lr_factor": factor,
+                # Plain numbers: a NumPy scalar, as samplers give them, would make the state file unreadable.
+                "lr": float(config.learning_rate * factor),
+                "weight_decay": float(decay),
+                "lr_factor": float(factor),
             }
             for (factor, decay), parameters in groups.items()
         ],
@@ -46,7 +47,7 @@ def set_learning_rate(
     """Sets the learning rate of step `step` (0-based) out of `steps` and returns it (before group factors)."""
     rate = learning_rate_at(config, step=step, steps=steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = float(rate * group["lr_factor"])
     return rate
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -243,6 +244,16 @@ def test_a_state_can_be_read_without_being_written(batches, tmp_path: Path) -> N
     state_file = tmp_path / "state.pt"
     train(Line(), batches, config=replace(CONFIG, epochs=1), state_file=state_file, saves_state=False)
     assert not state_file.exists()
+
+
+def test_numpy_scalars_in_settings_and_metrics_do_not_spoil_the_state(batches, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {
+        "config": replace(CONFIG, epochs=int(np.int64(2)), learning_rate=np.float32(0.01)),
+        "evaluate": lambda: {"score": np.float64(0.5)},
+        "state_file": tmp_path / "state.pt",
+    }
+    train(Line(), batches, **arguments)
+    assert train(Line(), batches, **arguments).best_metrics == {"score": 0.5}
 
 
 def test_a_damaged_state_file_says_what_to_do(batches, tmp_path: Path) -> None:
