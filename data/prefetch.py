@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -44,11 +44,11 @@ class StallMeter:
         return min(share, 1.0)
 
 
-def timed(items: Iterable[Item]) -> tuple[Iterator[Item], StallMeter]:
+def timed(items: Iterable[Item]) -> tuple[Generator[Item, None, None], StallMeter]:
     """The same items, and a meter of the time that their consumer waits for them."""
     meter = StallMeter()
 
-    def measured() -> Iterator[Item]:
+    def measured() -> Generator[Item, None, None]:
         iterator = iter(items)
         try:
             while True:

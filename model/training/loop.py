@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import ImageTextBatch
+from data.prefetch import prefetch, timed
 from model.tasks._task import Metric
 from model.training.checkpoint import CheckpointError, load_training_state, save_training_state
 from model.training.config import TrainingConfig
@@ -39,7 +40,10 @@ Batches = Callable[[int], Iterator[ImageTextBatch]]
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch gave. `seconds` count from the start of training, `epoch` from 1."""
+    """What one epoch gave. `seconds` count from the start of training, `epoch` from 1.
+
+    stall_share: of the time of the epoch's steps, how much (0..1) went by waiting for data.
+    """
 
     epoch: int
     step: int
@@ -47,6 +51,7 @@ class EpochReport:
     train_losses: dict[str, float]
     metrics: dict[str, float]
     is_best: bool
+    stall_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +112,16 @@ def fit(
     if state_file is not None and state_file.exists():
         _restore(state_file, course, progress, trainee, optimizer, generator, device)
     total_steps = config.epochs * steps_per_epoch
-    stream = batches(progress.step * config.accumulation)
+    micro_batches = batches(progress.step * config.accumulation)
+    # A CPU that trains has no idle core to prepare batches on; a GPU has a host to itself.
+    ahead = prefetch(micro_batches, device=device) if device.type == "cuda" else micro_batches
+    stream, stall = timed(ahead)
 
     while progress.epoch < config.epochs and not _is_out_of_patience(progress, config):
         started = time.perf_counter()
         sums: dict[str, float] = {}
         trainee.train()
+        stall.restart()
         for _ in range(steps_per_epoch):
             set_learning_rate(optimizer, config, step=progress.step, steps=total_steps)
             losses, gradient_norm = _optimizer_step(trainee, optimizer, stream, generator, config, device)
@@ -125,6 +134,7 @@ def fit(
                     )
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss
+        stall_share = stall.lap()
         progress.epoch += 1
         metrics = {name: float(value) for name, value in evaluate().items()}
         is_best = _note_best(progress, metrics, selection, trainee)
@@ -136,11 +146,13 @@ def fit(
             train_losses={name: total / steps_per_epoch for name, total in sums.items()},
             metrics=metrics,
             is_best=is_best,
+            stall_share=stall_share,
         )
         progress.reports.append(asdict(report))
         if state_file is not None and saves_state:
             save_training_state(state_file, _state(course, progress, trainee, optimizer, generator, device))
         on_epoch(report)
+    stream.close()
     if progress.best_weights:
         trainee.load_state_dict(progress.best_weights)
     return FitResult(

@@ -43,7 +43,7 @@ class Recorder(Callback):
             epoch=result["epoch"],
             step=result["step"],
             seconds=round(result["seconds"], 3),
-            metrics=result["metrics"],
+            metrics=result["metrics"] | {"stall_share": round(result["stall_share"], 4)},
             alignment=as_lists(result["alignment"]),
         )
         self._board.report(event)

@@ -84,7 +84,13 @@ def run_trial(spec: TrialSpec, context: TrialContext, report: Report) -> None:
     def on_epoch(epoch: EpochReport) -> None:
         losses = {"train_loss": epoch.train_losses["loss"]} | pretraining_losses
         report(
-            {"is_final": False, "epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
+            {
+                "is_final": False,
+                "epoch": epoch.epoch,
+                "step": epoch.step,
+                "seconds": epoch.seconds,
+                "stall_share": epoch.stall_share,
+            }
             | outcome(epoch.metrics | losses)
         )
 

@@ -208,7 +208,7 @@ def test_an_interruption_leaves_no_trace(batches, tmp_path: Path, after: int) ->
         return trainee, seen, result
 
     def without_times(reports: Any) -> list[EpochReport]:
-        return [replace(report, seconds=0.0) for report in reports]
+        return [replace(report, seconds=0.0, stall_share=0.0) for report in reports]
 
     whole, _, whole_result = run(None)
     state_file = tmp_path / "deep" / "state.pt"
