@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data.storage import Storage, open_storage
+
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+LONG_TEXT_WORDS = 64
+"""Texts of more words are counted: a tokeniser that keeps 64 tokens cuts them, and perhaps somewhat shorter ones."""
 NO_LABEL = -1
 """What shards and batches hold where a label is not known, as in a test split without answers."""
 
@@ -75,6 +78,8 @@ class Manifest:
     """{reason: rows of the source that are not in the set}"""
     embedding_size: int = 0
     """Numbers in the `embedding` column, 0 where there is none."""
+    long_texts: dict[str, int] = field(default_factory=dict)
+    """{text column: rows whose text has more than LONG_TEXT_WORDS words}, for columns that have such rows."""
 
     def label(self, name: str) -> LabelColumn:
         """The label column of that name. Raises ShardError listing the known ones."""
@@ -90,24 +95,25 @@ class Manifest:
             raise ShardError(f"no split {split!r}; this set has: {', '.join(sorted(self.splits))}")
         return self.splits[split]
 
-    def save(self, folder: Path) -> None:
-        """Writes `manifest.json` into `folder`."""
+    def save(self, place: Storage) -> None:
+        """Writes `manifest.json` into `place`."""
         text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
-        (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        place.write(MANIFEST_NAME, f"{text}\n".encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Reads `manifest.json` of `folder`. Raises ShardError with the mend when it is missing or unreadable."""
-        folder = Path(folder)
+        """Reads `manifest.json` of a folder or address. Raises ShardError with the mend when that cannot be done."""
+        place = open_storage(folder)
+        folder = place.label
         try:
-            record = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+            record = json.loads(place.read(MANIFEST_NAME))
             version = record["schema_version"]
         except FileNotFoundError:
             raise ShardError(
                 f"no {MANIFEST_NAME} in {folder}: nothing was prepared there; {_mend(folder)}"
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ShardError(f"{folder / MANIFEST_NAME} cannot be read ({error}); {_mend(folder)}") from error
+            raise ShardError(f"{folder}/{MANIFEST_NAME} cannot be read ({error}); {_mend(folder)}") from error
         if version != SCHEMA_VERSION:
             raise ShardError(
                 f"{folder} has shards of schema {version}, this version reads {SCHEMA_VERSION}; {_mend(folder)}"
@@ -116,17 +122,8 @@ class Manifest:
             return _from_record(record)
         except (TypeError, KeyError, AttributeError) as error:
             raise ShardError(
-                f"{folder / MANIFEST_NAME} lacks or has unknown fields ({error}); {_mend(folder)}"
+                f"{folder}/{MANIFEST_NAME} lacks or has unknown fields ({error}); {_mend(folder)}"
             ) from error
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _from_record(record: dict[str, Any]) -> Manifest:
@@ -145,5 +142,5 @@ def _from_record(record: dict[str, Any]) -> Manifest:
     )
 
 
-def _mend(folder: Path) -> str:
+def _mend(folder: str) -> str:
     return f"delete {folder} and run again"

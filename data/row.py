@@ -27,6 +27,7 @@ DropReason = Literal[
     "bad_label",  # not a class of the set, or missing where the split has labels
     "bad_row",  # a line that is not JSON, a row without its columns
     "duplicate_id",
+    "in_other_split",  # its picture is in a split that came before, by the name of its group
     "rejected",  # the authors marked it as unusable
     "precanned",  # ... or as a canned phrase
     "no_caption",  # a picture none of whose captions were left

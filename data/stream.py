@@ -201,8 +201,10 @@ def ray_dataset(folder: str | Path, split: str, *, seed: int | None = None) -> D
     """
     import ray.data
 
+    shards = open_shards(folder)
     rows = ray.data.read_parquet(
-        [str(path) for path in open_shards(folder).paths(split)],
+        shards.paths(split),
+        filesystem=shards.place.filesystem,
         shuffle=None if seed is None else ray.data.FileShuffleConfig(seed=seed),
     )
     rows.context.execution_options.preserve_order = True

@@ -10,7 +10,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,7 +30,7 @@ _TEXT_CACHE_BYTES = 512 << 20
 class _Group:
     """A row group of a file of the split."""
 
-    path: Path
+    path: str
     number: int
     rows: int
     bytes: int
@@ -70,7 +69,10 @@ class StreamedSplit:
         self._text_column, self._max_length, self._image_size = text_column, max_length, image_size
         self._num_threads, self._worker, self._num_workers = num_threads, worker, num_workers
         self._pool_rows, self._pool_bytes = pool_rows, pool_bytes
-        self._footers = {path: pq.read_metadata(path) for path in shards.paths(split)}
+        self._filesystem = shards.place.filesystem
+        self._footers = {
+            path: pq.read_metadata(path, filesystem=self._filesystem) for path in shards.paths(split)
+        }
         self._groups = [
             _Group(path, i, footer.row_group(i).num_rows, footer.row_group(i).total_byte_size)
             for path, footer in self._footers.items()
@@ -178,7 +180,10 @@ class StreamedSplit:
         group, manifest = segment.group, self._manifest
         columns = ["id", "image", *(column.name for column in manifest.labels), *manifest.extra_columns]
         with pq.ParquetFile(
-            group.path, metadata=self._footers[group.path], read_dictionary=["image"]
+            group.path,
+            metadata=self._footers[group.path],
+            read_dictionary=["image"],
+            filesystem=self._filesystem,
         ) as file:
             texts = self._texts.get(group)
             if texts is None:

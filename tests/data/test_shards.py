@@ -1,10 +1,6 @@
 """Shards come back as they were written, whole or not at all."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +124,6 @@ def test_fingerprint_is_of_content_alone(tmp_path: Path):
     ("change", "message"),
     [
         ({"id": "0-0"}, "'0-0' comes twice"),
-        ({"group": "picture 0"}, "in train and in validation"),
         ({"labels": {"colour": "green"}}, "colour is 'green'; known: red, blue"),
         ({"labels": {}}, "colour is None; known: red, blue"),
         ({"extra": {}}, "earlier rows have"),
@@ -151,6 +146,17 @@ def test_a_picture_that_is_none_is_dropped_and_counted(tmp_path: Path):
     dropped = pq.read_table(tmp_path / "set" / DROPPED_NAME).to_pylist()
     assert [drop["id"] for drop in dropped] == ["0-1", "0-2"]
     assert "row 0-1: not a picture" in dropped[0]["detail"]
+
+
+def test_a_picture_of_an_earlier_split_is_dropped_and_counted(tmp_path: Path):
+    rows = make_rows()
+    rows[-1] = replace(rows[-1], group="picture 0")
+    manifest = write(rows, tmp_path / "set")
+    assert manifest.dropped == {"in_other_split": 1}
+    assert manifest.counts("validation").rows == 5
+    (dropped,) = pq.read_table(tmp_path / "set" / DROPPED_NAME).to_pylist()
+    assert dropped["id"] == "5-2"
+    assert "picture 0 is in train already" in dropped["detail"]
 
 
 def test_no_rows_and_doubled_column_names_are_refused(tmp_path: Path):
@@ -177,18 +183,6 @@ def test_a_source_that_fails_half_way_leaves_nothing(tmp_path: Path):
     with pytest.raises(RuntimeError):
         write(failing(), tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_rest_of_a_killed_writer_is_removed(tmp_path: Path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    abandoned = tmp_path / f"set.partial-{socket.gethostname()}-{ended.pid}"
-    alive = tmp_path / f"set.partial-{socket.gethostname()}-{os.getppid()}"
-    for folder in (abandoned, alive):
-        folder.mkdir()
-    write(make_rows(), tmp_path / "set")
-    assert not abandoned.exists()
-    assert alive.exists()
 
 
 def test_damage_is_found_and_named(tmp_path: Path):

@@ -211,7 +211,7 @@ def test_a_damaged_file_is_the_consumers_error(tmp_path: Path, shards: ShardSet,
     write_shards(rows, tmp_path / "set", source={}, labels=[], rows_a_group=1)
     small = open_shards(tmp_path / "set")
     stream = streamed(small, tokenizer, pool_rows=1)
-    (path,) = small.paths("train")
+    path = Path(small.paths("train")[0])
     path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
     with pytest.raises((OSError, ValueError)):
         list(stream.batches(2))
