@@ -46,7 +46,7 @@ def pretrain_distributed(
     network: TwoStream,
     network_config: NetworkConfig,
     *,
-    shards_folder: Path,
+    shards_folder: Path | str,
     tokenizer: Tokenizer,
     config: PretrainingConfig,
     seed: int,

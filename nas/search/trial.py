@@ -38,7 +38,7 @@ Report = Callable[[dict[str, Any]], None]
 class TrialContext:
     """What all trials of a run share: where the data are, the task, and what is measured."""
 
-    shards: Path
+    shards: Path | str
     task: str
     evaluation: EvaluationConfig
     objectives: tuple[Objective, ...]
