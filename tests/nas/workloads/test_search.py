@@ -136,7 +136,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, tmp_path, capsy
 
 def test_a_corrupt_shard_is_named_with_its_mend(tmp_path):
     shards = open_data(EXPERIMENT, tmp_path)
-    shard = shards.paths("train")[0]
+    shard = Path(shards.paths("train")[0])
     shard.write_bytes(shard.read_bytes()[:-100])
     result = _run("smoke", runs=tmp_path)
     assert result.returncode == 2
