@@ -226,11 +226,11 @@ def _cost(findings: Findings) -> str:
     confirming = sum(s.device_seconds for s in findings.stages if s.name == findings.confirm_stage)
     share = f", {100 * confirming / total:.0f} % of it for confirmation" if confirming and total else ""
     fates = {
-        "were stopped early": sum(stage.stopped for stage in findings.stages),
-        "failed": len(findings.failures),
-        "have not ended": sum(stage.running for stage in findings.stages),
+        ("was stopped early", "were stopped early"): sum(stage.stopped for stage in findings.stages),
+        ("failed", "failed"): len(findings.failures),
+        ("has not ended", "have not ended"): sum(stage.running for stage in findings.stages),
     }
-    told = ", ".join(f"{many} {fate}" for fate, many in fates.items() if many)
+    told = ", ".join(count(many, one, more) for (one, more), many in fates.items() if many)
     return (
         f"{count(len(findings.trials), 'trial')} cost {total:,.0f} device-seconds ({duration(total)}){share}"
         f"{f'; {told}' if told else ''}{_price_of_ties(findings)}."

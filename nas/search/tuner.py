@@ -132,8 +132,10 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
-    progress.close()
+    try:
+        tuner.fit()
+    finally:
+        progress.close()  # what is printed next, an interruption too, gets a line of its own
 
 
 def _folder_name(trial: Trial) -> str:

@@ -148,7 +148,7 @@ def test_what_it_cost(make_confirmed, make_trial, two_networks):
     ]
     said = sentences(trials)
     assert (
-        "4 trials cost 160 device-seconds (2.7 min), 12 % of it for confirmation; 1 were stopped early, 1 failed"
+        "4 trials cost 160 device-seconds (2.7 min), 12 % of it for confirmation; 1 was stopped early, 1 failed"
         in said
     )
     assert "“best placement” takes +50 % FLOPs and +20 % parameters against “no ties, multiplied”" in said
