@@ -39,8 +39,7 @@ format: $(INSTALLED)  ## rewrite the files as lint wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## measurements, tests/benchmarks/
-	@$(BIN)/pytest -q -s --timeout 0 tests/benchmarks
+bench: bench-data  ## all measurements
 
 bench-data: $(INSTALLED)  ## rows a second from disk to batches, beside DataLoader and WebDataset: two minutes
 	@$(BIN)/python tests/benchmarks/bench_data.py
