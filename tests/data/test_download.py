@@ -37,6 +37,9 @@ QUICK: dict[str, Any] = {"seconds": 1.0, "connect_seconds": 1.0, "wait_seconds":
                          "max_bytes": 1 << 20, "max_pixels": 1_000_000}  # fmt: skip
 
 
+GZIP_BOMB = gzip.compress(bytes(32 << 20), compresslevel=1)
+
+
 def picture(number: int) -> bytes:
     return encode(
         np.random.default_rng(number).integers(0, 256, (3, 24, 24), dtype=np.uint8), jpeg_quality=90
@@ -140,7 +143,7 @@ class Misbehaving:
         yield answer(gzip.compress(picture(203)), Content_Encoding="gzip")
 
     async def _gzip_bomb(self, path: str) -> AsyncIterator[bytes]:
-        yield answer(gzip.compress(bytes(64 << 20)), Content_Encoding="gzip")
+        yield answer(GZIP_BOMB, Content_Encoding="gzip")
 
     async def _noai(self, path: str) -> AsyncIterator[bytes]:
         yield answer(picture(0), X_Robots_Tag="noimageai, noindex")
@@ -281,7 +284,7 @@ def test_right_rows_are_kept_and_the_others_say_why(server: Misbehaving, tmp_pat
         "http://[nonsense/x.jpg": "bad_url",
     }
     started = time.monotonic()
-    rows = fetched(tmp_path / "out", list(expected))
+    rows = fetched(tmp_path / "out", list(expected), seconds=2.0)
     assert {row["url"]: row["status"] for row in rows} == expected
     assert time.monotonic() - started < 30
     assert server.secret_hits == 0
@@ -402,7 +405,7 @@ def test_limits_by_host_hold_and_a_slow_host_does_not_hold_up_another(server: Mi
     assert report.statuses == {"ok": 20, "timeout": 6}
     assert server.most_active <= 4  # two a host
     assert report.seconds > 2.9  # six of a second each, two at a time
-    assert quick_done_after[0] < 2.5
+    assert quick_done_after[0] < report.seconds - 0.5
 
 
 def test_a_host_that_is_down_costs_a_few_tries_only(server: Misbehaving, tmp_path: Path):
