@@ -1,4 +1,4 @@
-"""easy-VQA from pip: search hyperparameters, then placement, then confirm (about 9 minutes on 2 cores).
+"""easy-VQA from pip: search hyperparameters, then placement, then confirm (11 minutes on 2 cores).
 
     python nas/run_search.py easy_vqa_search
 
